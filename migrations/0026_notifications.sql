@@ -1,4 +1,4 @@
--- What users are told: in the web UI, by mail and through webhooks. The newest of each user are kept, for a month. Written by
+-- What users are notified of: in the web UI, by mail and through webhooks. The newest of each user are kept, for a month. Written by
 -- the web UI. Unversioned, as all tables below.
 CREATE TABLE notifications (
     id         TEXT   PRIMARY KEY,
@@ -7,7 +7,7 @@ CREATE TABLE notifications (
     cache_id   TEXT   REFERENCES caches (id),
     cache_name TEXT   NOT NULL,
     kind       TEXT   NOT NULL,
-    -- What it is about, and which occurrence: the same one is told once, however many web UIs see it.
+    -- What it is about, and which occurrence: the same one is added once, however many web UIs see it.
     subject    TEXT   NOT NULL,
     period     TEXT   NOT NULL,
     -- A JSON object of texts and numbers, without secrets. Times are milliseconds since 1970.
@@ -26,14 +26,14 @@ CREATE TABLE notification_preferences (
     mail_kinds TEXT NOT NULL
 );
 
--- Up to where the web UI has looked for what it tells: a time, and the id of the last row of that time.
+-- Up to where the web UI has looked for what it notifies users of: a time, and the id of the last row of that time.
 CREATE TABLE notification_positions (
     source TEXT   PRIMARY KEY,
     at     BIGINT NOT NULL,
     key    TEXT   NOT NULL
 );
 
--- Caches whose owners were told that they failed, and not yet that they work again.
+-- Caches whose owners were notified that they failed, and not yet that they work again.
 CREATE TABLE failed_caches (
     cache_id  TEXT   PRIMARY KEY REFERENCES caches (id),
     failed_at BIGINT NOT NULL
@@ -66,7 +66,7 @@ CREATE TABLE webhooks (
 CREATE INDEX webhooks_user ON webhooks (user_id, created_at, id);
 CREATE INDEX webhooks_due ON webhooks (next_attempt_at) WHERE state = 'enabled';
 CREATE INDEX webhooks_leased ON webhooks (host, leased_until);
-CREATE INDEX webhooks_failing ON webhooks (failing_since) WHERE failing_since IS NOT NULL;
+CREATE INDEX webhooks_failing ON webhooks (failing_since) WHERE failing_since IS NOT NULL AND state = 'enabled';
 
 -- A notification on its way to a webhook. It goes with its notification.
 CREATE TABLE webhook_deliveries (
@@ -86,17 +86,18 @@ CREATE INDEX webhook_deliveries_webhook ON webhook_deliveries (webhook_id, creat
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (webhook_id, next_attempt_at) WHERE state = 'waiting';
 CREATE INDEX webhook_deliveries_notification ON webhook_deliveries (notification_id);
 
--- What was told already. Written by the web UI. What happened before this migration isn't told any more.
-ALTER TABLE leaks ADD COLUMN told BIGINT NOT NULL DEFAULT 0;
-UPDATE leaks SET told = 1;
-CREATE INDEX leaks_untold ON leaks (at) WHERE told = 0;
--- 1: that it happened; 2: also that it happens again and again.
-ALTER TABLE instance_events ADD COLUMN told BIGINT NOT NULL DEFAULT 0;
-UPDATE instance_events SET told = 2;
-CREATE INDEX instance_events_untold ON instance_events (last_at)
-    WHERE told = 0 AND (contents_lost = 1 OR cause = 'out_of_memory');
+-- Whether users were notified. Written by the web UI. Nobody is notified of what happened before this migration.
+ALTER TABLE leaks ADD COLUMN notified BIGINT NOT NULL DEFAULT 0;
+UPDATE leaks SET notified = 1;
+CREATE INDEX leaks_unnotified ON leaks (at) WHERE notified = 0;
+-- That it happened, and that it happens again and again.
+ALTER TABLE instance_events ADD COLUMN notified BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE instance_events ADD COLUMN repetition_notified BIGINT NOT NULL DEFAULT 0;
+UPDATE instance_events SET notified = 1, repetition_notified = 1;
+CREATE INDEX instance_events_unnotified ON instance_events (last_at)
+    WHERE notified = 0 AND (contents_lost = 1 OR cause = 'out_of_memory');
 CREATE INDEX instance_events_repeated ON instance_events (last_at)
-    WHERE told < 2 AND count >= 5 AND cause IN ('crashed', 'out_of_memory', 'hung');
--- Certificates by their end, and intervals in which memcached refused to store for lack of memory.
-CREATE INDEX certificates_end ON certificates (not_after);
+    WHERE repetition_notified = 0 AND count >= 5 AND cause IN ('crashed', 'out_of_memory', 'hung');
+-- Certificates by their expiry, and intervals in which memcached refused to store for lack of memory.
+CREATE INDEX certificates_expiry ON certificates (not_after);
 CREATE INDEX statistics_history_full ON statistics_history (begins_at) WHERE resolution = 300 AND out_of_memory > 0;

@@ -1,3 +1,3 @@
--- Seconds without a command after which a cache is put to sleep, where its user wants that earlier than its plan; NULL is when
--- the plan says. Written by the web UI and operators' commands.
+-- Seconds without a command after which a cache is put to sleep, where its user wants that earlier than its plan; NULL: after the
+-- plan's time. Written by the web UI and operators' commands.
 ALTER TABLE caches ADD COLUMN sleep_after_seconds BIGINT CHECK (sleep_after_seconds > 0);

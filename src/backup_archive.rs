@@ -121,7 +121,9 @@ pub(crate) fn read<T>(
             if let Some(missing) = required().iter().find(|name| !files.iter().any(|(it, _)| it == *name)) {
                 return Err(not_a_backup(&format!("it has no {missing}")));
             }
-            return restore(manifest, &files, &mut entry);
+            let mut database = Whole { left: entry.size(), content: &mut entry, is_cut: false };
+            let restored = restore(manifest, &files, &mut database);
+            return if database.is_cut { Err(not_a_backup("it was cut")) } else { restored };
         }
         if !is_backed_up(&name) || files.iter().any(|(it, _)| *it == name) {
             return Err(not_a_backup(&format!("it holds {}", name.escape_default())));
@@ -131,12 +133,33 @@ pub(crate) fn read<T>(
     Err(not_a_backup("it has no database: it was cut"))
 }
 
-fn small(entry: &mut impl Read) -> Result<Vec<u8>, CliError> {
+/// Content of which every byte is there: an archive that was cut ends as an archive does.
+struct Whole<R> {
+    content: R,
+    left: u64,
+    /// Whether the end came before the last byte.
+    is_cut: bool,
+}
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read(buffer)?;
+        self.left = self.left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
+        if read == 0 && !buffer.is_empty() && self.left > 0 {
+            self.is_cut = true;
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(read)
+    }
+}
+
+fn small(entry: &mut tar::Entry<'_, impl Read>) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
-    let read = entry.take(FILE_LENGTH_MAX + 1).read_to_end(&mut bytes);
+    let read = entry.by_ref().take(FILE_LENGTH_MAX + 1).read_to_end(&mut bytes);
     read.map_err(|error| not_a_backup(&error.to_string()))?;
     match u64::try_from(bytes.len()) {
-        Ok(..=FILE_LENGTH_MAX) => Ok(bytes),
+        Ok(length @ ..=FILE_LENGTH_MAX) if length == entry.size() => Ok(bytes),
+        Ok(..=FILE_LENGTH_MAX) => Err(not_a_backup("it was cut")),
         _ => Err(not_a_backup("a file in it is too long")),
     }
 }
@@ -208,6 +231,33 @@ mod tests {
             Ok(())
         })
         .unwrap();
+    }
+
+    #[test]
+    fn backup_that_was_cut_is_refused() {
+        let manifest = manifest(1);
+        let database = vec![b'x'; 100_000];
+        let entries: Vec<(&str, &[u8])> = [(MANIFEST, manifest.as_slice())]
+            .into_iter()
+            .chain(FILES.map(|name| (name, name.as_bytes())))
+            .chain([(SQLITE, database.as_slice())])
+            .collect();
+        let copy = |_: &Manifest, _: &[(String, Vec<u8>)], database: &mut dyn Read| {
+            let copied = io::copy(database, &mut io::sink());
+            copied.map_err(|error| CliError::new(error.to_string(), "free some space"))
+        };
+        let length = archive(&entries).metadata().unwrap().len();
+        assert_eq!(read(archive(&entries), copy).unwrap(), 100_000);
+        // Within the manifest, a key, the database's header and the database.
+        for left in [520, 2_060, length - 1_024 - 100_352 - 100, 50_000, length - 1_024 - 400] {
+            let file = archive(&entries);
+            file.set_len(left).unwrap();
+            let error = read(file, copy).unwrap_err().to_string();
+            assert!(error.contains("no backup of memgate"), "{left}: {error}");
+        }
+        let file = archive(&entries);
+        file.set_len(50_000).unwrap();
+        assert!(read(file, copy).unwrap_err().to_string().contains("it was cut"));
     }
 
     #[test]

@@ -70,7 +70,7 @@ Example:
   memgate webui --data /var/lib/memgate
 
 `memgate up` runs all three on one machine. Run `memgate migrate` as root before you run them one by one.
-A proxy on another machine needs a key file instead of the data directory: see `memgate key export --help`.";
+A further proxy needs a key file instead of the data directory: see `memgate key export --help`.";
 
 const STATUS_HELP: &str = "\
 Examples:
@@ -137,7 +137,7 @@ enum Command {
     /// Manage the memcached image: build, show, upgrade
     #[command(subcommand)]
     Image(image::ImageCommand),
-    /// Write what proxies on other machines need: export
+    /// Write what further proxies need: export
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Create the data directory if it is missing, and migrate the database to this version

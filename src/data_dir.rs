@@ -100,14 +100,15 @@ impl DataDir {
         system_users: Option<&SystemUsers>,
     ) -> Result<(), CliError> {
         let created = self.create_dir()?;
-        let prepared = self.prepare_files(settings, system_users);
+        let prepared =
+            self.prepare_folder(system_users).and_then(|()| self.prepare_database(settings, system_users));
         if created && prepared.is_err() {
             self.remove_new(settings);
         }
         prepared
     }
 
-    fn prepare_files(&self, settings: &Settings, system_users: Option<&SystemUsers>) -> Result<(), CliError> {
+    fn prepare_folder(&self, system_users: Option<&SystemUsers>) -> Result<(), CliError> {
         let folder = private_file::open_folder(&self.path)?;
         let access = match system_users {
             Some(_) => Access { owner: None, group: Some(0), mode: PASSABLE_MODE },
@@ -116,16 +117,29 @@ impl DataDir {
         private_file::set_access(&folder, access)
             .map_err(|error| io_error("set the access of", &self.path, &error))?;
         trusted_folder::require(&self.path, Use::Exclusive)?;
-        self.require_free_space()?;
-        if let Database::Sqlite(file) = settings.database(&self.path) {
-            self.require_database(&file)?;
-            let group = system_users.map(|system_users| system_users.group.as_raw());
-            if file.parent() == Some(&self.path.join(DATABASE_FOLDER)) {
-                database::prepare_folder(&self.path.join(DATABASE_FOLDER), group)?;
-            }
-            database::prepare_files(&file, group)?;
+        self.require_free_space()
+    }
+
+    fn prepare_database(
+        &self,
+        settings: &Settings,
+        system_users: Option<&SystemUsers>,
+    ) -> Result<(), CliError> {
+        let Database::Sqlite(file) = settings.database(&self.path) else { return Ok(()) };
+        self.require_database(&file)?;
+        self.prepare_database_files(&file, system_users)
+    }
+
+    fn prepare_database_files(
+        &self,
+        file: &Path,
+        system_users: Option<&SystemUsers>,
+    ) -> Result<(), CliError> {
+        let group = system_users.map(|system_users| system_users.group.as_raw());
+        if file.parent() == Some(&self.path.join(DATABASE_FOLDER)) {
+            database::prepare_folder(&self.path.join(DATABASE_FOLDER), group)?;
         }
-        Ok(())
+        database::prepare_files(file, group)
     }
 
     /// Opens the store, with tables of this version; in a new installation, creates its id and the keys. Returns the store and
@@ -268,7 +282,7 @@ impl DataDir {
     pub(crate) fn own_files(&self, settings: &Settings) -> Result<Vec<PathBuf>, CliError> {
         let names =
             [keys::TOKEN_KEY, keys::LANE_KEY, LOCK, IMAGE, installation::FILE, installation::UNRECORDED_FILE];
-        let names = names.into_iter().chain(ca::FILES).chain(role_users::FILES);
+        let names = names.into_iter().chain(ca::FILES).chain(role_users::FILES).chain(role_users::DRAFTS);
         let mut files: Vec<PathBuf> = names.map(|name| self.path.join(name)).collect();
         if let Database::Sqlite(file) = settings.database(&self.path) {
             database::require_trusted(&file)?;

@@ -1,4 +1,4 @@
-//! The key file of proxies on other machines: one PEM file with all that a proxy needs of its installation, and nothing that
+//! The key file of further proxies: one PEM file with all that a proxy needs of its installation, and nothing that
 //! only the web UI or the provisioner needs. `memgate key export` writes it, `memgate proxy --keys FILE` reads it.
 //!
 //! Certificate and key of TLS are blocks of their own, so that the proxy's settings name this file for both, and the proxy
@@ -68,8 +68,7 @@ impl KeyFile {
         let path = std::path::absolute(path).map_err(|error| not_a_key_file(path, &error.to_string()))?;
         let bytes = private_file::read_secret(&path, LENGTH_MAX).map_err(|error| {
             if error.is_not_found() {
-                let fix =
-                    "make one with `memgate key export FILE` where memgate is installed, and copy it here";
+                let fix = "make one with `memgate key export FILE` and the data directory, and copy it here";
                 return CliError::new(format!("there is no key file {}", path.display()), fix);
             }
             error.into()
@@ -129,7 +128,8 @@ impl KeyFile {
         self.tls.is_some()
     }
 
-    /// Fills in the settings what they leave open: the database, the certificate, and the instances' networks.
+    /// Fills in the settings what they leave open: the database and the certificate; and sets the instances' networks, which are
+    /// the installation's.
     pub(crate) fn complete(&self, settings: &mut Settings) {
         settings.store.url.get_or_insert_with(|| self.store_url.clone());
         settings.provisioner.subnets.clone_from(&self.subnets);

@@ -3,7 +3,7 @@
 pub(crate) mod confinement;
 pub(crate) mod handover;
 mod hidden_sockets;
-mod home;
+mod installation_source;
 mod keepalive;
 mod priority;
 mod store_writes;
@@ -23,7 +23,7 @@ use store::DatabaseRole;
 use tokio::runtime::Runtime;
 
 use self::confinement::Identity;
-use self::home::Home;
+use self::installation_source::InstallationSource;
 use self::priority::Priority;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
@@ -199,7 +199,7 @@ impl Role {
 pub(crate) struct ProxyArgs {
     #[command(flatten)]
     role: RoleArgs,
-    /// On a machine without the data directory: the key file that `memgate key export` has written elsewhere
+    /// Without the data directory: the key file that `memgate key export` has written
     #[arg(long, value_name = "FILE", conflicts_with = "supervised")]
     keys: Option<PathBuf>,
 }
@@ -210,8 +210,8 @@ pub(crate) fn run_proxy(args: &ProxyArgs, global: &GlobalArgs) -> Result<(), Cli
     let key_file = KeyFile::read(keys)?;
     let mut settings = Settings::load(global)?;
     key_file.complete(&mut settings);
-    let home = Home::KeyFile(Box::new(key_file));
-    start(Role::Proxy, &settings, &home, Listeners::default(), Supervision::Alone(global))
+    let source = InstallationSource::KeyFile(Box::new(key_file));
+    start(Role::Proxy, &settings, &source, Listeners::default(), Supervision::Alone(global))
 }
 
 /// Runs the role until SIGTERM or SIGINT.
@@ -232,19 +232,19 @@ pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<()
         folder.use_own_certificate(&mut settings);
         (settings, Listeners::default(), Supervision::Alone(global))
     };
-    start(role, &settings, &Home::DataDir(folder), listeners, supervision)
+    start(role, &settings, &InstallationSource::DataDir(folder), listeners, supervision)
 }
 
 fn start(
     role: Role,
     settings: &Settings,
-    home: &Home,
+    source: &InstallationSource,
     listeners: Listeners,
     supervision: Supervision<'_>,
 ) -> Result<(), CliError> {
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     raise_file_limit();
-    runtime()?.block_on(serve(role, settings, home, listeners, supervision))
+    runtime()?.block_on(serve(role, settings, source, listeners, supervision))
 }
 
 /// A tokio runtime for a command or a role.
@@ -273,14 +273,14 @@ async fn end_with_supervisor(pipe: File, process: &Process) -> Infallible {
 async fn serve(
     role: Role,
     settings: &Settings,
-    home: &Home,
+    source: &InstallationSource,
     listeners: Listeners,
     supervision: Supervision<'_>,
 ) -> Result<(), CliError> {
     let bug = |error: std::io::Error| CliError::new(error.to_string(), "report this bug");
     let shutdown = Shutdown::on_signals(role.title()).map_err(bug)?;
     let reload = Reload::on_hangup(&shutdown).map_err(bug)?;
-    let info = ProcessInfo::new(&home.installation_id()?, role.name(), env!("BUILD_VERSION"));
+    let info = ProcessInfo::new(&source.installation_id()?, role.name(), env!("BUILD_VERSION"));
     let health = Health::new(info);
     let listener = listeners.take_or_bind_one(role.health(settings)).map_err(|error| {
         let (name, address) = (role.name(), role.health(settings));
@@ -289,7 +289,7 @@ async fn serve(
     })?;
     health::serve_on(listener, &health, &shutdown);
     let process = Process { shutdown, reload, health, listeners };
-    let run = run_with_store(role, settings, home, &process);
+    let run = run_with_store(role, settings, source, &process);
     match supervision {
         Supervision::Supervised(pipe) => tokio::select! {
             result = run => result,
@@ -306,7 +306,7 @@ async fn serve(
 async fn run_with_store(
     role: Role,
     settings: &Settings,
-    home: &Home,
+    source: &InstallationSource,
     process: &Process,
 ) -> Result<(), CliError> {
     let Process { shutdown, health, .. } = process;
@@ -314,27 +314,27 @@ async fn run_with_store(
         health.set_problem(STORE, Some(format!("the store is unavailable ({error})")));
         health.waiting(format!("waiting for the store ({error})"));
     };
-    let open = async || home.open_store(settings, role.name()).await;
+    let open = async || source.open_store(settings, role.name()).await;
     let opened = store_outage::until_open(shutdown, open, away).await?;
     let Some(store) = opened else { return Ok(()) };
     health.set_problem(STORE, None);
     shutdown.spawn(store_writes::report(store.clone(), health.clone(), shutdown.clone()));
     match role {
         Role::Provisioner => {
-            let folder = home.data_dir()?;
+            let folder = source.data_dir()?;
             let (key, id) = (folder.lane_key(&store).await?, folder.installation_id()?);
             let config = folder.provisioner_config(settings);
             provisioner::run(config, store.clone(), &id, key, process.clone()).await?;
         }
         Role::Proxy => {
-            let keys = home.proxy_keys(&store).await?;
+            let keys = source.proxy_keys(&store).await?;
             let networks = settings.provisioner.subnets.parse::<store::InstanceNetworks>();
             let networks = networks.map_err(|error| CliError::from_error(&error))?;
             let config = proxy::Config { instance_networks: Some(networks), ..settings.proxy.clone() };
             proxy::run(config, store.clone(), keys.0, keys.1, process.clone()).await?;
         }
         Role::Webui => {
-            let key = home.data_dir()?.token_key(&store).await?;
+            let key = source.data_dir()?.token_key(&store).await?;
             let caches_per_user = settings.limits.caches_per_user;
             let config = webui::Config { caches_per_user, ..settings.webui.clone() };
             webui::run(config, store.clone(), key, process.clone()).await?;
@@ -344,7 +344,7 @@ async fn run_with_store(
     if !shutdown.finished(STOP_TIMEOUT).await {
         tracing::warn!(role = role.name(), "stopped with unfinished tasks");
     }
-    home.close_store(settings, &store).await;
+    source.close_store(settings, &store).await;
     Ok(())
 }
 

@@ -8,17 +8,17 @@ pub const SLEEP_AFTER_MIN_SECONDS: i64 = 60;
 /// The longest: a year, which is as good as never.
 pub const SLEEP_AFTER_MAX_SECONDS: i64 = 365 * 24 * 3600;
 
-/// Seconds without a command after which a cache is to sleep; `plan` is when its plan says.
+/// Seconds without a command after which a cache is to sleep; `plan`: the plan's time.
 ///
 /// # Errors
 ///
 /// What to write instead.
 ///
 /// ```
-/// assert_eq!(identity::sleep::parse_wish("1h"), Ok(Some(3600)));
-/// assert_eq!(identity::sleep::parse_wish("plan"), Ok(None));
+/// assert_eq!(identity::sleep::parse_sleep_after("1h"), Ok(Some(3600)));
+/// assert_eq!(identity::sleep::parse_sleep_after("plan"), Ok(None));
 /// ```
-pub fn parse_wish(text: &str) -> Result<Option<i64>, String> {
+pub fn parse_sleep_after(text: &str) -> Result<Option<i64>, String> {
     if text == "plan" {
         return Ok(None);
     }
@@ -33,9 +33,9 @@ pub fn is_allowed(seconds: i64) -> bool {
     (SLEEP_AFTER_MIN_SECONDS..=SLEEP_AFTER_MAX_SECONDS).contains(&seconds)
 }
 
-/// A choice as text, which [`parse_wish`] reads: `1h`, or `plan`.
+/// A choice as text, which [`parse_sleep_after`] reads: `1h`, or `plan`.
 #[must_use]
-pub fn wish_text(seconds: Option<i64>) -> String {
+pub fn sleep_after_text(seconds: Option<i64>) -> String {
     let Some(seconds) = seconds else { return "plan".to_owned() };
     let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
     let fits = units.into_iter().find(|(unit, _)| seconds % unit == 0);
@@ -51,11 +51,11 @@ mod tests {
         for (text, seconds) in
             [("plan", None), ("1m", Some(60)), ("90m", Some(5400)), ("365d", Some(31_536_000))]
         {
-            assert_eq!(parse_wish(text), Ok(seconds), "{text}");
-            assert_eq!(parse_wish(&wish_text(seconds)), Ok(seconds), "{text}");
+            assert_eq!(parse_sleep_after(text), Ok(seconds), "{text}");
+            assert_eq!(parse_sleep_after(&sleep_after_text(seconds)), Ok(seconds), "{text}");
         }
         for text in ["", "never", "59s", "366d", "-1h", "1", "99999999999999999999d", "plan "] {
-            assert!(parse_wish(text).is_err(), "{text:?}");
+            assert!(parse_sleep_after(text).is_err(), "{text:?}");
         }
     }
 }

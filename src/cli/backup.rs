@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use daemon::host_tool;
 use serde::Serialize;
 use store::{Database, Store};
 use time::OffsetDateTime;
@@ -125,11 +126,13 @@ fn stamp() -> String {
 fn dump(settings: &Settings, data_dir: &DataDir, to: &Path) -> Result<DatabaseKind, CliError> {
     match settings.database(data_dir.path()) {
         Database::Sqlite(file) => {
-            // The command's checks: it belongs to this installation, and its folder can be trusted.
-            let store = runtime()?.block_on(data_dir.open_store(settings))?;
-            let copied = runtime()?.block_on(Store::snapshot(&file, to));
-            runtime()?.block_on(data_dir.close_store(settings, &store));
-            copied?;
+            runtime()?.block_on(async {
+                // The command's checks: it belongs to this installation, and its folder can be trusted.
+                let store = data_dir.open_store(settings).await?;
+                let copied = Store::snapshot(&file, to).await;
+                data_dir.close_store(settings, &store).await;
+                Ok::<_, CliError>(copied?)
+            })?;
             Ok(DatabaseKind::Sqlite)
         }
         Database::Postgres(url) => {
@@ -150,7 +153,7 @@ pub(super) fn postgres_tool(program: &str, url: &str) -> Result<Command, CliErro
     let (url, password) = database_url::without_password(url).ok_or_else(|| {
         CliError::new("store.url is malformed", "write it as postgres://user:password@host/database")
     })?;
-    let mut command = Command::new(program);
+    let mut command = host_tool(program);
     command.arg("--dbname").arg(url).stdin(Stdio::null()).stdout(Stdio::null());
     if let Some(password) = password {
         command.env("PGPASSWORD", password);
@@ -221,6 +224,16 @@ mod tests {
         assert_eq!(remove_old(folder.path(), "abc", 2).unwrap(), [folder.path().join("memgate-abc-1.tar")]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
         assert!(remove_old(folder.path(), "abc", 9).unwrap().is_empty());
+    }
+
+    //
+    #[test]
+    fn programs_are_those_of_the_system_and_see_the_password_in_their_environment_only() {
+        let command = postgres_tool("pg_dump", "postgres://a:secret@h/d").unwrap();
+        let variable = |name: &str| command.get_envs().find(|(it, _)| *it == name).and_then(|(_, it)| it);
+        assert_eq!(variable("PATH").is_some(), rustix::process::geteuid().is_root());
+        assert_eq!(variable("PGPASSWORD").unwrap(), "secret");
+        assert!(command.get_args().all(|it| !it.to_string_lossy().contains("secret")));
     }
 
     #[test]

@@ -162,11 +162,12 @@ pub(super) struct CacheView {
     memory_mb: Option<i64>,
     connections: Option<i64>,
     item_size_max: Option<i64>,
-    /// Whether its plan keeps its contents while it is stopped on purpose, and puts it to sleep after some time.
+    /// Whether its plan keeps its contents while it is stopped on purpose.
     warm: Option<bool>,
+    /// The time without a command that its user has chosen; `null`: the plan's time.
     sleep_after_seconds: Option<i64>,
-    /// The time that its user has chosen; `null` is when the plan says.
-    own_sleep_after_seconds: Option<i64>,
+    /// The shorter one of that and the plan's; `null`: it never sleeps.
+    sleep_after_seconds_in_effect: Option<i64>,
     created_at: Timestamp,
 }
 
@@ -278,8 +279,10 @@ impl CacheView {
             connections: limit(|instance| instance.connections),
             item_size_max: limit(|instance| instance.item_size_max),
             warm: instance.as_ref().map(|instance| instance.warm),
-            sleep_after_seconds: instance.as_ref().and_then(|instance| instance.sleep_after_seconds),
-            own_sleep_after_seconds: cache.sleep_after_seconds,
+            sleep_after_seconds: cache.sleep_after_seconds,
+            sleep_after_seconds_in_effect: instance
+                .as_ref()
+                .and_then(|instance| instance.effective_sleep_after_seconds),
             message: instance.and_then(|instance| instance.route?.message),
             created_at: cache.created_at,
         }
@@ -300,7 +303,7 @@ impl CacheView {
             ("connections", number(self.connections, "")),
             ("item size", number(self.item_size_max, " bytes")),
             ("warm", if self.warm == Some(true) { "yes" } else { "no" }.to_owned()),
-            ("sleeps after", sleep_text(self.sleep_after_seconds)),
+            ("sleeps after", sleep_text(self.sleep_after_seconds_in_effect)),
             ("created", time::past(self.created_at)),
         ];
         // Only a cache that isn't running has a message.

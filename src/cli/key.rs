@@ -1,4 +1,4 @@
-//! `memgate key`: what proxies on other machines need of an installation.
+//! `memgate key`: what further proxies need of an installation.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,15 +12,16 @@ use crate::global_args::GlobalArgs;
 use crate::key_file::KeyFile;
 use crate::output::CliError;
 
-/// Manage what proxies on other machines need of this installation
+/// Manage what further proxies need of this installation
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Write the key file with which `memgate proxy --keys FILE` runs on another machine
+    /// Write the key file with which further proxies run: they need no data directory
     #[command(after_help = "\
 Example:
-  memgate key export proxy.keys
-  scp proxy.keys proxy2:/etc/memgate/
-  ssh proxy2 memgate proxy --keys /etc/memgate/proxy.keys
+  sudo memgate key export proxy.keys
+  sudo install -D --owner memgate-proxy --mode 0600 proxy.keys /etc/memgate/proxy.keys
+  sudo -u memgate-proxy MEMGATE_PROXY__LISTEN=0.0.0.0:11212 MEMGATE_PROXY__HEALTH=127.0.0.1:9161 \\
+      memgate proxy --keys /etc/memgate/proxy.keys
 
 The file has the keys of token hashes and lanes, the address of the PostgreSQL database with the proxies' own user, the
 instances' networks, and the certificate with its private key. It has nothing that only the web UI or the provisioner
@@ -57,11 +58,11 @@ async fn key_file(context: &Context) -> Result<KeyFile, CliError> {
     let Context { settings, data_dir, store, .. } = context;
     let Some(store_url) = data_dir.role_store_url(settings, DatabaseRole::Proxy)? else {
         return Err(CliError::new(
-            "the store is a SQLite file, which other machines can't use",
+            "the store is a SQLite file, which only the roles of one data directory can use",
             "move to PostgreSQL: set store.url, and start again",
         ));
     };
-    if !data_dir.has_role_users()? {
+    if !data_dir.has_role_users(settings)? {
         return Err(CliError::new(
             "proxies have no database user of their own: a file with this one's password could do everything",
             "run `memgate migrate --roles` first, and start memgate again",
@@ -95,5 +96,5 @@ fn pem(certificate: &Path, key: &Path) -> Result<String, CliError> {
 fn text(exported: &Exported) -> String {
     let file = exported.file.display();
     let tls = if exported.tls { "" } else { "\nIt has no certificate: its proxies speak no TLS." };
-    format!("{file} is written. On the other machine, run: memgate proxy --keys {file}{tls}")
+    format!("{file} is written. Each further proxy runs with a copy: memgate proxy --keys FILE{tls}")
 }

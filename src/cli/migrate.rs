@@ -37,7 +37,7 @@ pub(crate) struct Migrate {
     /// Give each role its own PostgreSQL user with the least rights
     #[arg(long)]
     roles: bool,
-    /// Give these users new passwords; restart the roles afterwards
+    /// Give these users new passwords, and end their connections; restart the roles at once
     #[arg(long, requires = "roles")]
     new_passwords: bool,
     /// Copy this installation's SQLite database to the PostgreSQL one, which must be empty: sqlite:FILE
@@ -54,6 +54,9 @@ struct Migrated {
     /// Files with the addresses of the database for each role.
     #[serde(skip_serializing_if = "Option::is_none")]
     role_files: Option<Vec<PathBuf>>,
+    /// Connections with former passwords that store.url's user may not end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open_connections: Option<u64>,
     /// Rows that were copied from SQLite.
     #[serde(skip_serializing_if = "Option::is_none")]
     copied_rows: Option<u64>,
@@ -72,21 +75,24 @@ impl Migrate {
         let system_users = SystemUsers::ensure()?;
         let migrated = runtime()?.block_on(async {
             let transferred = match &self.from {
-                Some(from) => Some(transfer::run(&settings, &data_dir, from).await?),
+                Some(from) => Some(transfer::run(&settings, &data_dir, from, self.roles).await?),
                 None => None,
             };
             data_dir.prepare(&settings, system_users.as_ref())?;
             let (store, installation) = data_dir.open_or_create(&settings, system_users.as_ref()).await?;
-            let role_files = if self.roles || data_dir.has_role_users()? {
+            let role_users = if self.roles || data_dir.has_role_users(&settings)? {
                 Some(data_dir.set_up_role_users(&settings, &store, self.new_passwords).await)
             } else {
                 None
             };
             data_dir.close_store(&settings, &store).await;
             let (copied_rows, old_database) = transferred.map(|it| (it.rows, it.kept)).unzip();
+            let (role_files, open_connections) =
+                role_users.transpose()?.map(|it| (it.files, it.open_connections)).unzip();
             Ok::<_, CliError>(Migrated {
                 installation,
-                role_files: role_files.transpose()?,
+                role_files,
+                open_connections: open_connections.filter(|number| *number > 0),
                 copied_rows,
                 old_database,
             })
@@ -107,5 +113,10 @@ fn text(migrated: &Migrated, is_named_here: bool) -> String {
     }
     lines.push(format!("the database of installation {} is up to date", migrated.installation));
     lines.extend(migrated.role_files.iter().flatten().map(|file| file.display().to_string()));
+    lines.extend(migrated.open_connections.map(|number| {
+        format!(
+            "{number} connections with former passwords go on: restart the roles, then end the rest as a superuser of PostgreSQL (pg_terminate_backend)"
+        )
+    }));
     lines.join("\n")
 }

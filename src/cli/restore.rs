@@ -10,6 +10,7 @@ use store::Timestamp;
 use super::backup::{postgres_tool, run_tool};
 use crate::backup_archive::{self, DatabaseKind, Manifest};
 use crate::data_dir::DataDir;
+use crate::database_url;
 use crate::global_args::GlobalArgs;
 use crate::output::{self, CliError, time};
 use crate::role::runtime;
@@ -75,22 +76,28 @@ fn restore(
     database: &mut dyn Read,
 ) -> Result<Restored, CliError> {
     let system_users = SystemUsers::ensure()?;
-    let given = Settings::load(global)?;
-    data_dir.prepare(&given, system_users.as_ref())?;
     let system_users = system_users.as_ref();
-    let made = data_dir
-        .restore_files(files)
+    let mut created = data_dir.prepare_restore(system_users)?;
+    let restored = data_dir
+        .restore_files(files, &mut created)
         // Those of the backup are part of them now.
         .and_then(|()| Settings::load(global))
-        .and_then(|settings| {
-            restore_database(&settings, data_dir, manifest.database, database, system_users)?;
-            finish(&settings, data_dir, system_users)
+        .and_then(|settings| match manifest.database {
+            DatabaseKind::Sqlite => {
+                let mut content = database;
+                data_dir.restore_database(&settings, &mut content, system_users, &mut created)?;
+                finish(&settings, data_dir, system_users)
+            }
+            DatabaseKind::Postgres => {
+                let url = require_url(&settings)?;
+                pg_restore(url, database)?;
+                finish(&settings, data_dir, system_users).map_err(|error| now_full(url, error))
+            }
         });
-    if made.is_err() {
-        // Half an installation would neither start nor let this be tried again.
-        data_dir.remove_new(&given);
+    if restored.is_err() {
+        data_dir.remove_created(&created);
     }
-    made?;
+    restored?;
     Ok(Restored {
         data: data_dir.path().to_path_buf(),
         installation: manifest.installation.clone(),
@@ -98,21 +105,23 @@ fn restore(
     })
 }
 
-fn restore_database(
-    settings: &Settings,
-    data_dir: &DataDir,
-    kind: DatabaseKind,
-    mut database: &mut dyn Read,
-    system_users: Option<&SystemUsers>,
-) -> Result<(), CliError> {
-    match (kind, &settings.store.url) {
-        (DatabaseKind::Sqlite, _) => data_dir.restore_database(settings, &mut database, system_users),
-        (DatabaseKind::Postgres, Some(url)) => pg_restore(url, database),
-        (DatabaseKind::Postgres, None) => Err(CliError::new(
+fn require_url(settings: &Settings) -> Result<&str, CliError> {
+    settings.store.url.as_deref().ok_or_else(|| {
+        CliError::new(
             "the backup is of PostgreSQL, but store.url isn't set",
             "set it to an empty database in memgate.toml, or as MEMGATE_STORE__URL",
-        )),
-    }
+        )
+    })
+}
+
+/// What went wrong after the database was filled, which the next try would find so.
+fn now_full(url: &str, error: CliError) -> CliError {
+    let (what, fix) = error.into_parts();
+    let url = database_url::redact(url);
+    CliError::new(
+        what,
+        format!("{fix}; the database {url} holds the backup now: empty it before the next try"),
+    )
 }
 
 /// Migrates the database, compares it with the keys, and ends what may have been ended since the backup.
@@ -124,7 +133,7 @@ fn finish(
     runtime()?.block_on(async {
         let (store, _) = data_dir.open_or_create(settings, system_users).await?;
         let ended = store.end_restored_sessions().await;
-        let granted = if ended.is_ok() && data_dir.has_role_users()? {
+        let granted = if ended.is_ok() && data_dir.has_role_users(settings)? {
             // The database's users may be those of another server, or gone.
             data_dir.set_up_role_users(settings, &store, true).await.map(drop)
         } else {

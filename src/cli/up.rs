@@ -132,7 +132,7 @@ impl Up {
             }
         })?;
         let Some((store, installation)) = opened else { return Ok(()) };
-        if data_dir.has_role_users()? {
+        if data_dir.has_role_users(&settings)? {
             data_dir.set_up_role_users(&settings, &store, false).await?;
         } else if settings.store.url.is_some() {
             tracing::info!(

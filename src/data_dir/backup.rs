@@ -9,10 +9,10 @@ use store::Database;
 use store::private_file::{self, Access};
 
 use super::entries::{exists, io_error};
-use super::{DataDir, database, installation, keys, role_users};
+use super::{CREATED_MARKER, DataDir, database, installation, keys, role_users};
 use crate::ca;
 use crate::output::CliError;
-use crate::settings::{self, Settings};
+use crate::settings::{self, DATABASE_FOLDER, Settings};
 use crate::system_users::SystemUsers;
 
 /// Without these there is no installation.
@@ -33,6 +33,14 @@ pub(crate) fn required() -> [&'static str; 3] {
     REQUIRED
 }
 
+/// What a restore has created.
+#[derive(Debug)]
+pub(crate) struct Created {
+    /// Whether the directory is new.
+    is_new: bool,
+    files: Vec<PathBuf>,
+}
+
 impl DataDir {
     /// Names and contents of the files that a backup holds, apart from the database.
     ///
@@ -50,12 +58,33 @@ impl DataDir {
         Ok(files)
     }
 
-    /// Writes the files of a backup into this directory, which [`DataDir::prepare`] has made. A settings file that is there
-    /// stays.
+    /// Creates the directory for a backup's files, which must not exist or be empty.
+    ///
+    /// # Errors
+    /// If it can't be created, or has other files.
+    pub(crate) fn prepare_restore(
+        &mut self,
+        system_users: Option<&SystemUsers>,
+    ) -> Result<Created, CliError> {
+        let created = Created { is_new: self.create_dir()?, files: Vec::new() };
+        match self.prepare_folder(system_users) {
+            Ok(()) => Ok(created),
+            Err(error) => {
+                self.remove_created(&created);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the files of a backup into this directory. A settings file that is there stays.
     ///
     /// # Errors
     /// If a file can't be written.
-    pub(crate) fn restore_files(&self, files: &[(String, Vec<u8>)]) -> Result<(), CliError> {
+    pub(crate) fn restore_files(
+        &self,
+        files: &[(String, Vec<u8>)],
+        created: &mut Created,
+    ) -> Result<(), CliError> {
         for (name, bytes) in files {
             let path = self.path().join(name);
             if name == settings::FILE && exists(&path)? {
@@ -64,19 +93,21 @@ impl DataDir {
             let mode = if [installation::FILE, ca::CA].contains(&name.as_str()) { 0o644 } else { 0o600 };
             private_file::create(&path, Access { mode, ..Access::PRIVATE }, bytes)
                 .map_err(|error| io_error("create", &path, &error))?;
+            created.files.push(path);
         }
         Ok(())
     }
 
-    /// Puts a database of a backup in the place of the empty one.
+    /// Writes a database of a backup, where none is.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// If there is one, or it can't be written.
     pub(crate) fn restore_database(
         &self,
         settings: &Settings,
         content: &mut impl Read,
         system_users: Option<&SystemUsers>,
+        created: &mut Created,
     ) -> Result<(), CliError> {
         let Database::Sqlite(file) = settings.database(self.path()) else {
             return Err(CliError::new(
@@ -84,6 +115,14 @@ impl DataDir {
                 "restore it without store.url, then move it with `memgate migrate --from`",
             ));
         };
+        if exists(&file)? {
+            return Err(CliError::new(
+                format!("there is a database already: {}", file.display()),
+                "move it away, or name another file as store.path",
+            ));
+        }
+        created.files.extend(database::all_files(&file));
+        self.prepare_database_files(&file, system_users)?;
         let mut draft = file.as_os_str().to_owned();
         draft.push(".restored");
         let draft = PathBuf::from(draft);
@@ -95,7 +134,21 @@ impl DataDir {
         for log in database::log_files(&file) {
             let _ = fs::remove_file(log);
         }
-        database::prepare_files(&file, system_users.map(|users| users.group.as_raw()))
+        self.prepare_database_files(&file, system_users)
+    }
+
+    /// Removes what a restore has created that failed: half an installation would neither start nor let it be tried again.
+    pub(crate) fn remove_created(&self, created: &Created) {
+        let drafts = role_users::DRAFTS.map(|name| self.path().join(name));
+        let marker = created.is_new.then(|| self.path().join(CREATED_MARKER));
+        for file in created.files.iter().cloned().chain(drafts).chain(marker) {
+            let _ = fs::remove_file(file);
+        }
+        // Fails if a directory contains other files, which stay.
+        let _ = fs::remove_dir(self.path().join(DATABASE_FOLDER));
+        if created.is_new {
+            let _ = fs::remove_dir(self.path());
+        }
     }
 }
 

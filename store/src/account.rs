@@ -10,7 +10,7 @@ use crate::db::write;
 use crate::notification::{self, preferences};
 use crate::operation::request::follow_memory;
 use crate::plan::{self, Plan};
-use crate::webhook;
+use crate::webhook::{self, lock_webhooks};
 use crate::{Cache, DesiredState, Store, StoreError, UserState, now};
 
 /// A password that replaces the current one.
@@ -204,6 +204,7 @@ impl Store {
             for delete in of_account.into_iter().chain([DELETE_PENDING, DELETE_FACTOR, DELETE_CODES]) {
                 sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;
             }
+            let _ = lock_webhooks!(tx, user_id);
             let of_notifications = [webhook::DELETE_ALL, notification::DELETE_ALL, preferences::DELETE];
             for delete in [api_key::DELETE_ALL, api_request::DELETE_ALL].into_iter().chain(of_notifications) {
                 sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;

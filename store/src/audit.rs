@@ -155,12 +155,12 @@ pub(crate) use note;
 /// What an administrator is called who acts in the web UI.
 const ADMIN: &str = "admin ";
 
-/// The actor of what an administrator does for others: an operator, for all that an operator may do.
 /// A user, as actor and as subject.
 pub(crate) fn user_actor(user_id: &str) -> String {
     format!("user {user_id}")
 }
 
+/// The actor of what an administrator does for others: an operator, for all that an operator may do.
 pub(crate) fn admin_actor(user_id: &str) -> String {
     format!("{ADMIN}{user_id}")
 }

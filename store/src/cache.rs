@@ -44,8 +44,8 @@ pub struct Cache {
     pub plan: String,
     /// Whether it is suspended itself, whatever its user is.
     pub suspended: bool,
-    /// After how many seconds without a command its user wants it to sleep; `None` is when its plan says. The plan's time counts
-    /// if it is shorter: see [`Instance::sleep_after`](crate::Instance::sleep_after).
+    /// After how many seconds without a command its user wants it to sleep; `None`: after the plan's time, which counts too if it
+    /// is shorter: see [`Instance::sleep_after`](crate::Instance::sleep_after).
     pub sleep_after_seconds: Option<i64>,
     /// When it was created.
     pub created_at: Timestamp,

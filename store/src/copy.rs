@@ -4,6 +4,7 @@ use futures_util::TryStreamExt as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row as _, Sqlite, Transaction};
 
+use crate::db::postgres::{quoted, run};
 use crate::db::{Db, lift_cpu_limit};
 use crate::{Store, StoreError};
 
@@ -46,16 +47,15 @@ impl Store {
     /// Either all is copied or nothing.
     ///
     /// # Errors
-    /// `InUse("database")` if the target has an installation or users; `Corrupt` with the table's name if a value isn't of its
-    /// column's type, or is text that PostgreSQL can't hold.
+    /// `InUse("database")` if the target has an installation or users; `Unreadable` with the table's name if a value isn't of its
+    /// column's type, or is text that PostgreSQL can't hold; `Unsupported` with other databases.
     pub async fn copy_to(
         &self,
         target: &Self,
         mut progress: impl FnMut(CopyProgress<'_>),
     ) -> Result<u64, StoreError> {
         let (Db::Sqlite { write, .. }, Db::Postgres(pool)) = (&self.db, &target.db) else {
-            let error = sqlx::Error::Configuration("only SQLite is copied, and only to PostgreSQL".into());
-            return Err(StoreError::Unavailable(error));
+            return Err(StoreError::Unsupported("only SQLite is copied, and only to PostgreSQL"));
         };
         let mut from = self.begin_sqlite(write).await?;
         lift_cpu_limit(&mut from).await?;
@@ -144,16 +144,6 @@ async fn insert(
         }
     });
     Ok(query.build().execute(&mut **to).await?.rows_affected())
-}
-
-async fn run(to: &mut Transaction<'static, Postgres>, sql: String) -> Result<(), StoreError> {
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **to).await?;
-    Ok(())
-}
-
-/// Names of tables and columns can't be parameters. Both come from this version's migrations.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn invalid(table: &str) -> StoreError {

@@ -7,9 +7,10 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{PgConnection, Postgres};
 
-use crate::db::Db;
+use crate::db::postgres::{quoted, run};
+use crate::db::{Db, RenewablePool};
 use crate::token::scram_keys;
 use crate::{Store, StoreError};
 
@@ -45,7 +46,7 @@ pub struct RoleUser {
 pub enum Password {
     /// Only if the user is created.
     Keep,
-    /// In any case: sessions go on, new ones need the new password.
+    /// In any case. Connections go on until [`Store::end_connections_of`]; new ones need the new password.
     Set,
 }
 
@@ -70,45 +71,90 @@ impl RoleUser {
 }
 
 /// The user of this connection, whether it may create others, and the names of database and schema.
-const CONNECTED: &str = "SELECT CAST(current_user AS TEXT), \
-     COALESCE((SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user), FALSE), \
-     CAST(current_database() AS TEXT), CAST(COALESCE(current_schema(), 'public') AS TEXT)";
+const CONNECTED: &str = "SELECT CAST(current_user AS TEXT) AS own_name, \
+     COALESCE((SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user), FALSE) AS may_create, \
+     CAST(current_database() AS TEXT) AS database, CAST(COALESCE(current_schema(), 'public') AS TEXT) AS schema";
 const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = $1)";
-/// Tables on which a user has a right that isn't wanted any more are in other schemas or later versions: neither is touched.
+/// Whether this version's table exists: an older schema lacks some.
 const TABLE_EXISTS: &str = "SELECT to_regclass(quote_ident($1)) IS NOT NULL";
+/// Ends the connections of the user `$1` to this database, if this user may.
+const END_CONNECTIONS: &str = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity \
+     WHERE usename = $1 AND datname = current_database() AND pid <> pg_backend_pid() \
+     AND (pg_has_role(usename, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))";
+const COUNT_CONNECTIONS: &str = "SELECT COUNT(*) FROM pg_stat_activity WHERE usename = $1 \
+     AND datname = current_database() AND pid <> pg_backend_pid() \
+     AND NOT (pg_has_role(usename, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))";
+
+/// How this process is connected.
+#[derive(sqlx::FromRow)]
+struct Connected {
+    own_name: String,
+    may_create: bool,
+    database: String,
+    schema: String,
+}
 
 impl Store {
+    /// Checks that the store's user may create others and set their passwords.
+    ///
+    /// # Errors
+    /// `MayNotCreateUsers` if it may not; `Unsupported` with SQLite, which has no users.
+    pub async fn require_may_create_users(&self) -> Result<(), StoreError> {
+        let connected: Connected = sqlx::query_as(CONNECTED).fetch_one(&self.postgres()?.get()).await?;
+        connected.require_may_create()
+    }
+
     /// Creates the roles' database users, as far as they are missing, and gives them exactly the rights of this version. The
     /// rights of other users, `PUBLIC` among them, stay as they are.
     ///
     /// # Errors
-    /// `MayNotCreateUsers`; `Unavailable` with SQLite, which has no users.
+    /// `MayNotCreateUsers`; `Unsupported` with SQLite, which has no users.
     pub async fn set_up_role_users(&self, users: &[RoleUser], password: Password) -> Result<(), StoreError> {
-        let Db::Postgres(pool) = &self.db else {
-            return Err(StoreError::Unavailable(sqlx::Error::Configuration("SQLite has no users".into())));
-        };
-        let mut tx = pool.get().begin().await?;
-        let connected: (String, bool, String, String) = sqlx::query_as(CONNECTED).fetch_one(&mut *tx).await?;
+        let mut tx = self.postgres()?.get().begin().await?;
+        let connected: Connected = sqlx::query_as(CONNECTED).fetch_one(&mut *tx).await?;
         for user in users {
             set_up(&mut tx, &connected, user, password).await?;
         }
         tx.commit().await?;
         Ok(())
     }
+
+    /// Ends the connections of a role's user, which a new password doesn't. Returns how many go on because the store's user may
+    /// not end them.
+    ///
+    /// # Errors
+    /// `Unsupported` with SQLite, which has no users.
+    pub async fn end_connections_of(&self, user: &RoleUser) -> Result<u64, StoreError> {
+        let pool = self.postgres()?.get();
+        sqlx::query(END_CONNECTIONS).bind(&user.name).execute(&pool).await?;
+        let left: i64 = sqlx::query_scalar(COUNT_CONNECTIONS).bind(&user.name).fetch_one(&pool).await?;
+        Ok(u64::try_from(left).unwrap_or(0))
+    }
+
+    fn postgres(&self) -> Result<&RenewablePool<Postgres>, StoreError> {
+        match &self.db {
+            Db::Postgres(pool) => Ok(pool),
+            Db::Sqlite { .. } => Err(StoreError::Unsupported("SQLite has no users")),
+        }
+    }
+}
+
+impl Connected {
+    fn require_may_create(&self) -> Result<(), StoreError> {
+        if self.may_create { Ok(()) } else { Err(StoreError::MayNotCreateUsers(self.own_name.clone())) }
+    }
 }
 
 async fn set_up(
     connection: &mut PgConnection,
-    (own_name, may_create, database, schema): &(String, bool, String, String),
+    connected: &Connected,
     user: &RoleUser,
     password: Password,
 ) -> Result<(), StoreError> {
     let name = quoted(&user.name);
     let exists: bool = sqlx::query_scalar(EXISTS).bind(&user.name).fetch_one(&mut *connection).await?;
     if !exists || password == Password::Set {
-        if !may_create {
-            return Err(StoreError::MayNotCreateUsers(own_name.clone()));
-        }
+        connected.require_may_create()?;
         let verb = if exists { "ALTER" } else { "CREATE" };
         // The server gets what it stores anyway: the password itself would be in its log if it logs statements.
         let verifier = verifier(&user.password);
@@ -120,13 +166,13 @@ async fn set_up(
         )
         .await?;
     }
-    run(connection, format!("GRANT CONNECT ON DATABASE {} TO {name}", quoted(database))).await?;
-    run(connection, format!("GRANT USAGE ON SCHEMA {} TO {name}", quoted(schema))).await?;
+    run(connection, format!("GRANT CONNECT ON DATABASE {} TO {name}", quoted(&connected.database))).await?;
+    run(connection, format!("GRANT USAGE ON SCHEMA {} TO {name}", quoted(&connected.schema))).await?;
     for (table, privileges) in grants::of(user.role) {
         let table_exists: bool =
             sqlx::query_scalar(TABLE_EXISTS).bind(table).fetch_one(&mut *connection).await?;
         if !table_exists {
-            return Err(StoreError::NoTables(database.clone()));
+            return Err(StoreError::NoTables(connected.database.clone()));
         }
         // It takes back the rights to single columns too.
         run(connection, format!("REVOKE ALL ON {table} FROM {name}")).await?;
@@ -135,16 +181,6 @@ async fn set_up(
         }
     }
     Ok(())
-}
-
-/// Names and passwords can't be parameters of these statements. Both come from [`RoleUser`] and PostgreSQL, and are quoted.
-async fn run(connection: &mut PgConnection, sql: String) -> Result<(), StoreError> {
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
-    Ok(())
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// What PostgreSQL stores of a password.

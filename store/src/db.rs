@@ -14,7 +14,7 @@ use std::time::Duration;
 use sqlx::{Postgres, Sqlite, Transaction};
 
 pub use self::options::{LockWait, StoreOptions};
-use self::renewable_pool::RenewablePool;
+pub(crate) use self::renewable_pool::RenewablePool;
 use crate::write_health::{Attempt, WriteLog};
 use crate::{StoreError, WriteHealth, error};
 

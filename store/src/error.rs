@@ -119,6 +119,9 @@ pub enum StoreError {
         "the database's user {0} may not create other users: run this with a store.url whose user may (CREATEROLE)"
     )]
     MayNotCreateUsers(String),
+    /// This kind of database can't do what was asked for.
+    #[error("{0}: name another database")]
+    Unsupported(&'static str),
     /// Any other failure: the database is unreachable.
     #[error("the database doesn't answer as it should: check that it runs")]
     Unavailable(#[source] sqlx::Error),

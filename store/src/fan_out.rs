@@ -16,15 +16,11 @@ macro_rules! insert_notification {
     ($tx:expr, $new:expr, $mail_limits:expr) => {{
         let new: &$crate::notification::NewNotification = $new;
         let mail_limits: Option<&$crate::MailLimits> = $mail_limits;
+        // Before the oldest notifications go, with their deliveries.
+        let webhooks = $crate::webhook::lock_webhooks!($tx, &new.user_id);
         let inserted: Option<String> = $crate::notification::insert_notification_only!($tx, new);
         if let Some(id) = &inserted {
-            let webhooks: Vec<(String, String)> = sqlx::query_as($crate::webhook_delivery::WANTED_BY)
-                .bind(&new.user_id)
-                .fetch_all(&mut *$tx)
-                .await?;
             for (webhook, kinds) in &webhooks {
-                // A row that can't be read wants nothing.
-                let kinds: $crate::NotificationKinds = kinds.parse().unwrap_or_default();
                 if kinds.contains(new.kind) {
                     let _ = $crate::webhook_delivery::insert_delivery!($tx, webhook, id);
                 }

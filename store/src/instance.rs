@@ -54,8 +54,9 @@ pub struct Instance {
     pub item_size_max: i64,
     /// Whether its contents are kept while it is stopped on purpose, by its plan.
     pub warm: bool,
-    /// After how many seconds without a command it is put to sleep, by its plan or earlier by its user's wish; `None` is never.
-    pub sleep_after_seconds: Option<i64>,
+    /// After how many seconds without a command it is put to sleep: its plan's time, or its user's if that is shorter. `None`: never.
+    #[serde(rename = "sleep_after_seconds_in_effect")]
+    pub effective_sleep_after_seconds: Option<i64>,
     /// Whether it sleeps and a proxy has asked for it since.
     pub wake_requested: bool,
     /// The CPU weight of its cache's plan.
@@ -78,7 +79,8 @@ impl Instance {
     /// After which time without a command it is put to sleep.
     #[must_use]
     pub fn sleep_after(&self) -> Option<Duration> {
-        self.sleep_after_seconds.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        self.effective_sleep_after_seconds
+            .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
 
     /// Whether it was to be deleted, and its container is gone.
@@ -100,8 +102,8 @@ pub(crate) struct Row {
     connections: i64,
     item_size_max: i64,
     warm: bool,
-    plan_sleep: Option<i64>,
-    own_sleep: Option<i64>,
+    plan_sleep_after: Option<i64>,
+    sleep_after: Option<i64>,
     wake_requested: bool,
     cpu_weight: i64,
     desired: String,
@@ -130,7 +132,10 @@ impl TryFrom<Row> for Instance {
             item_size_max: row.item_size_max,
             warm: row.warm,
             // Never later than the plan says, whatever that said when the user chose.
-            sleep_after_seconds: [row.plan_sleep, row.own_sleep].into_iter().flatten().min(),
+            effective_sleep_after_seconds: [row.plan_sleep_after, row.sleep_after]
+                .into_iter()
+                .flatten()
+                .min(),
             wake_requested: row.wake_requested,
             cpu_weight: row.cpu_weight,
             desired,
@@ -147,7 +152,7 @@ macro_rules! select {
         concat!(
             "SELECT i.id, i.cache_id, c.name AS cache, c.user_id, i.memory_mb, i.connections, ",
             "i.item_size_max, COALESCE(p.warm <> 0, FALSE) AS warm, ",
-            "p.sleep_after_seconds AS plan_sleep, c.sleep_after_seconds AS own_sleep, ",
+            "p.sleep_after_seconds AS plan_sleep_after, c.sleep_after_seconds AS sleep_after, ",
             "COALESCE(w.revision > r.revision, FALSE) AS wake_requested, ",
             "CAST(COALESCE(p.cpu_weight, 100) AS BIGINT) AS cpu_weight, ",
             "i.desired, i.created_at, r.state, r.generation, r.address, r.container, r.version, r.message, r.changed_at ",

@@ -101,7 +101,10 @@ pub use latency_quantile::latency_quantile_us;
 pub use leader::LeaderLock;
 pub use leak::{Leak, LeakReport};
 pub use mail::{ClaimedMail, MailKind, MailLimits, MailOutcome, NewMail};
-pub use notification::{Notification, NotificationKind, NotificationKinds, ParseNotificationKindsError};
+pub use notification::{
+    NOTIFICATIONS_PER_USER_MAX, Notification, NotificationKind, NotificationKinds,
+    ParseNotificationKindsError,
+};
 pub use operation::{
     NewOperation, OpenOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX,
     RESIZE_MB_MIN,
@@ -125,6 +128,8 @@ pub use tokens::{ListedTokens, NewToken, TokenChange, TokenRow};
 pub use usage::{InstanceUsage, Usage, UsageBatch, UsageReport, UsageReporterId};
 pub use usage_hours::{UsageHour, UsageSpan};
 pub use user::{NewUser, SignUpRoom, User, UserFigures, UserFilter, UserState};
-pub use webhook::{ClaimedDelivery, DeliveryOutcome, DisabledReason, Finished, Webhook, WebhookFields};
+pub use webhook::{
+    ClaimedDelivery, DeliveryOutcome, DisabledReason, Finished, WEBHOOKS_PER_USER_MAX, Webhook, WebhookFields,
+};
 pub use webhook_delivery::{DeliveryState, WebhookDelivery};
 pub use write_health::{WriteFailure, WriteHealth};

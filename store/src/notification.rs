@@ -1,4 +1,4 @@
-//! Notifications: what a user is told on pages, by mail and through webhooks. One is added once, however many processes see
+//! Notifications: what a user reads on pages, in mail and through webhooks. One is added once, however many processes see
 //! its cause, in one transaction with its deliveries and its mail. The newest of each user are kept, for a month.
 
 mod kind;
@@ -15,18 +15,18 @@ use crate::rows::{ROW_BYTES_MAX, read_row, read_rows};
 use crate::{Store, StoreError, Timestamp, now};
 
 /// Notifications of a user that are kept: the newest.
-pub(crate) const PER_USER_MAX: i64 = 200;
+pub const NOTIFICATIONS_PER_USER_MAX: i64 = 200;
 /// Older ones are deleted.
 const KEPT_FOR: Duration = Duration::from_hours(30 * 24);
 /// Notifications that one transaction deletes for their age.
 const DELETED_AT_ONCE_MAX: i64 = 5_000;
 
-/// Something that a user is told.
+/// Something that a user is notified of.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Notification {
     /// 24 letters and digits.
     pub id: String,
-    /// The user who is told.
+    /// The user who is notified.
     pub user_id: String,
     /// What it tells.
     pub kind: NotificationKind,
@@ -93,9 +93,9 @@ pub(crate) const BY_ID: &str = select!("WHERE id = $1");
 pub(crate) const OF_USER: &str = select!(
     "WHERE user_id = $1 AND created_at <= $2 AND (created_at < $2 OR id < $3) ORDER BY created_at DESC, id DESC LIMIT $4"
 );
-/// Whether the kind `$1` was told of the subject `$2` after `$3`.
-pub(crate) const IS_TOLD: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM notifications WHERE kind = $1 AND subject = $2 \
-     AND created_at > $3 LIMIT 1) AS told";
+/// Whether one of the kind `$1` about the subject `$2` was added after `$3`.
+pub(crate) const HAS_RECENT: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM notifications WHERE kind = $1 AND subject = $2 \
+     AND created_at > $3 LIMIT 1) AS recent";
 pub(crate) const INSERT: &str = "INSERT INTO notifications (id, user_id, cache_id, cache_name, kind, subject, period, data, \
      created_at) SELECT $1, id, $2, $3, $4, $5, $6, $7, $8 FROM users WHERE id = $9 AND deleted_at IS NULL \
      ON CONFLICT (kind, subject, period) DO NOTHING";
@@ -111,18 +111,18 @@ macro_rules! insert_notification_only {
     ($tx:expr, $new:expr) => {{
         let new: &$crate::notification::NewNotification = $new;
         let (id, kind): (String, &str) = ($crate::id::random(), new.kind.name());
-        let told: i64 = match new.quiet_since {
+        let recent: i64 = match new.quiet_since {
             None => 0,
             Some(since) => {
-                let told = sqlx::query_scalar($crate::notification::IS_TOLD);
-                told.bind(kind).bind(&new.subject).bind(since).fetch_one(&mut *$tx).await?
+                let recent = sqlx::query_scalar($crate::notification::HAS_RECENT);
+                recent.bind(kind).bind(&new.subject).bind(since).fetch_one(&mut *$tx).await?
             }
         };
         let (cache_id, cache_name) = match &new.cache {
             Some((id, name)) => (Some(id.as_str()), name.as_str()),
             None => (None, ""),
         };
-        let inserted = if told > 0 {
+        let inserted = if recent > 0 {
             0
         } else {
             let insert = sqlx::query($crate::notification::INSERT).bind(&id).bind(cache_id).bind(cache_name);
@@ -131,7 +131,7 @@ macro_rules! insert_notification_only {
         };
         if inserted > 0 {
             let surplus = sqlx::query($crate::notification::DELETE_SURPLUS).bind(&new.user_id);
-            surplus.bind($crate::notification::PER_USER_MAX).execute(&mut *$tx).await?;
+            surplus.bind($crate::notification::NOTIFICATIONS_PER_USER_MAX).execute(&mut *$tx).await?;
         }
         (inserted > 0).then_some(id)
     }};

@@ -2,12 +2,14 @@
 //! [`TokenKey::webhook_secret`](crate::TokenKey::webhook_secret) makes it from the webhook's id and generation.
 
 mod claim;
+mod lock;
 
 use std::time::Duration;
 
 #[cfg(test)]
 pub(crate) use claim::QUERY_PLANS;
 pub use claim::{ClaimedDelivery, DeliveryOutcome, Finished};
+pub(crate) use lock::{ENABLED_OF, LOCK, lock_webhook, lock_webhooks};
 
 use crate::audit::note;
 use crate::db::{read, write};
@@ -18,7 +20,7 @@ use crate::rows::{ROW_BYTES_MAX, read_row, read_rows};
 use crate::{MailLimits, NotificationKind, NotificationKinds, Store, StoreError, Timestamp, now};
 
 /// Webhooks of a user.
-const PER_USER_MAX: i64 = 5;
+pub const WEBHOOKS_PER_USER_MAX: i64 = 5;
 /// How long the former secret counts after a rotation.
 const FORMER_SECRET_VALID: Duration = Duration::from_hours(24);
 
@@ -156,15 +158,31 @@ const ROTATE: &str =
     "UPDATE webhooks SET generation = generation + 1, rotated_at = $1 WHERE id = $2 RETURNING generation";
 const ENABLE: &str = "UPDATE webhooks SET state = 'enabled', reason = '', failing_since = NULL WHERE id = $1 AND state = 'disabled'";
 const DISABLE: &str = "UPDATE webhooks SET state = 'disabled', reason = $1, next_attempt_at = NULL \
-     WHERE id = $2 AND state = 'enabled' RETURNING user_id, host";
+     WHERE id = $2 AND state = 'enabled' RETURNING host";
+const USER_OF: &str = "SELECT user_id FROM webhooks WHERE id = $1";
 /// What waits is never sent.
 const GIVE_UP: &str = "UPDATE webhook_deliveries SET state = 'failed', error = 'the webhook was disabled' \
      WHERE webhook_id = $1 AND state = 'waiting'";
 const DELETE: &str = "DELETE FROM webhooks WHERE id = $1";
 /// Deletes those of the user `$1`, with their deliveries.
 pub(crate) const DELETE_ALL: &str = "DELETE FROM webhooks WHERE user_id = $1";
-/// Webhooks that fail, up to 1,000.
-pub(crate) const COUNT_FAILING: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM webhooks WHERE failing_since IS NOT NULL AND failing_since < $1 LIMIT 1000) AS failing";
+/// Webhooks that are used and fail, up to 1,000.
+pub(crate) const COUNT_FAILING: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM webhooks WHERE failing_since IS NOT NULL \
+     AND state = 'enabled' LIMIT 1000) AS failing";
+
+/// Disables a webhook in a transaction, gives up what waits for it, and notes it. Evaluates to its host, if it was enabled.
+macro_rules! disable {
+    ($store:expr, $tx:expr, $id:expr, $reason:expr) => {{
+        let (id, reason): (&str, DisabledReason) = ($id, $reason);
+        let host: Option<String> =
+            sqlx::query_scalar(DISABLE).bind(reason.as_str()).bind(id).fetch_optional(&mut *$tx).await?;
+        if host.is_some() {
+            sqlx::query(GIVE_UP).bind(id).execute(&mut *$tx).await?;
+            note!($store, $tx, "webhook.disable", format!("webhook {id}"), reason.as_str());
+        }
+        host
+    }};
+}
 
 impl Store {
     /// Creates a webhook with the first generation of its secret, which may be shown only after this has returned. Returns its id.
@@ -180,7 +198,7 @@ impl Store {
         let id = random();
         write!(self, tx, _revision => {
             let webhooks: i64 = sqlx::query_scalar(COUNT).bind(user_id).fetch_one(&mut *tx).await?;
-            if webhooks >= PER_USER_MAX {
+            if webhooks >= WEBHOOKS_PER_USER_MAX {
                 return Err(StoreError::LimitReached("webhook"));
             }
             let inserted = sqlx::query(INSERT).bind(&id).bind(url).bind(host).bind(description).bind(kinds.to_string())
@@ -213,19 +231,40 @@ impl Store {
         rows.into_iter().map(|row| Webhook::try_from(row?)).collect()
     }
 
-    /// Changes a webhook. What waits goes to the new address.
+    /// Changes what a user says of a webhook, and whether it is used, at once. What waits goes to the new address, or is given up.
     ///
     /// # Errors
     /// `NotFound("webhook")`.
-    pub async fn update_webhook(&self, id: &str, fields: &WebhookFields<'_>) -> Result<(), StoreError> {
-        let WebhookFields { url, host, description, kinds } = *fields;
+    pub async fn change_webhook(
+        &self,
+        id: &str,
+        fields: Option<&WebhookFields<'_>>,
+        enabled: Option<bool>,
+    ) -> Result<(), StoreError> {
         write!(self, tx, _revision => {
-            let updated = sqlx::query(UPDATE).bind(url).bind(host).bind(description).bind(kinds.to_string()).bind(id)
-                .execute(&mut *tx).await?.rows_affected();
-            if updated == 0 {
-                return Err(StoreError::NotFound("webhook"));
+            if let Some(WebhookFields { url, host, description, kinds }) = fields {
+                let updated = sqlx::query(UPDATE).bind(url).bind(host).bind(description).bind(kinds.to_string()).bind(id)
+                    .execute(&mut *tx).await?.rows_affected();
+                if updated == 0 {
+                    return Err(StoreError::NotFound("webhook"));
+                }
+                note!(self, tx, "webhook.update", format!("webhook {id}"), format!("host {host}, {kinds}"));
             }
-            note!(self, tx, "webhook.update", format!("webhook {id}"), format!("host {host}, {kinds}"));
+            let switched = match enabled {
+                Some(true) => {
+                    let enabled = sqlx::query(ENABLE).bind(id).execute(&mut *tx).await?.rows_affected() > 0;
+                    if enabled {
+                        note!(self, tx, "webhook.enable", format!("webhook {id}"), "");
+                    }
+                    enabled
+                }
+                Some(false) => disable!(self, tx, id, DisabledReason::User).is_some(),
+                None => false,
+            };
+            if fields.is_none() && !switched {
+                // Rolls back: nothing changes.
+                return Ok(());
+            }
         });
         Ok(())
     }
@@ -244,23 +283,8 @@ impl Store {
         }))
     }
 
-    /// Enables a webhook. Does nothing if it is enabled.
-    ///
-    /// # Errors
-    /// Fails if the database does.
-    pub async fn enable_webhook(&self, id: &str) -> Result<(), StoreError> {
-        write!(self, tx, _revision => {
-            if sqlx::query(ENABLE).bind(id).execute(&mut *tx).await?.rows_affected() == 0 {
-                // Rolls back: nothing changes, so nothing is noted.
-                return Ok(());
-            }
-            note!(self, tx, "webhook.enable", format!("webhook {id}"), "");
-        });
-        Ok(())
-    }
-
-    /// Disables a webhook, and gives up what waits for it. Tells its user, by mail too within `mail`, unless the user wants so. Does
-    /// nothing if it is disabled.
+    /// Disables a webhook because of its receiver, gives up what waits for it, and notifies its user, by mail too within `mail`.
+    /// Does nothing if it is disabled.
     ///
     /// # Errors
     /// Fails if the database does.
@@ -271,23 +295,21 @@ impl Store {
         mail: Option<&MailLimits>,
     ) -> Result<(), StoreError> {
         write!(self, tx, _revision => {
-            let disabled: Option<(String, String)> =
-                sqlx::query_as(DISABLE).bind(reason.as_str()).bind(id).fetch_optional(&mut *tx).await?;
-            let Some((user_id, host)) = disabled else { return Ok(()) };
-            sqlx::query(GIVE_UP).bind(id).execute(&mut *tx).await?;
-            if reason != DisabledReason::User {
-                let new = NewNotification {
-                    user_id,
-                    cache: None,
-                    kind: NotificationKind::WebhookDisabled,
-                    subject: id.to_owned(),
-                    period: now().to_string(),
-                    quiet_since: None,
-                    data: serde_json::json!({ "webhook_id": id, "host": host, "reason": reason.as_str() }),
-                };
-                let _ = insert_notification!(tx, &new, mail);
-            }
-            note!(self, tx, "webhook.disable", format!("webhook {id}"), reason.as_str());
+            let user_id: Option<String> = sqlx::query_scalar(USER_OF).bind(id).fetch_optional(&mut *tx).await?;
+            let Some(user_id) = user_id else { return Ok(()) };
+            // The user's others get a delivery.
+            let _ = lock_webhooks!(tx, &user_id);
+            let Some(host) = disable!(self, tx, id, reason) else { return Ok(()) };
+            let new = NewNotification {
+                user_id,
+                cache: None,
+                kind: NotificationKind::WebhookDisabled,
+                subject: id.to_owned(),
+                period: now().to_string(),
+                quiet_since: None,
+                data: serde_json::json!({ "webhook_id": id, "host": host, "reason": reason.as_str() }),
+            };
+            let _ = insert_notification!(tx, &new, mail);
         });
         Ok(())
     }
@@ -306,12 +328,11 @@ impl Store {
         Ok(())
     }
 
-    /// Webhooks whose attempts have all failed for at least `time`, 1,000 at most.
+    /// Webhooks that are used, and whose last attempt failed; 1,000 at most.
     ///
     /// # Errors
     /// Fails if the database does.
-    pub async fn failing_webhooks(&self, time: Duration) -> Result<i64, StoreError> {
-        let before = now().saturating_sub(time);
-        Ok(read!(self, pool => sqlx::query_scalar(COUNT_FAILING).bind(before).fetch_one(pool).await)?)
+    pub async fn failing_webhooks(&self) -> Result<i64, StoreError> {
+        Ok(read!(self, pool => sqlx::query_scalar(COUNT_FAILING).fetch_one(pool).await)?)
     }
 }

@@ -3,6 +3,7 @@
 use crate::db::{read, write_unversioned};
 use crate::notification::{NewNotification, insert_notification_only};
 use crate::rows::{SHORT_ROW_BYTES_MAX, read_rows};
+use crate::webhook::lock_webhook;
 use crate::{NotificationKind, Store, StoreError, Timestamp, now};
 
 /// Where a delivery is.
@@ -94,9 +95,6 @@ pub(crate) const INSERT: &str = "INSERT INTO webhook_deliveries (id, webhook_id,
      next_attempt_at, error, created_at) VALUES ($1, $2, $3, 'waiting', 0, $4, '', $4)";
 pub(crate) const WAKE: &str = "UPDATE webhooks SET next_attempt_at = $1 WHERE id = $2 AND state = 'enabled' \
      AND (next_attempt_at IS NULL OR next_attempt_at > $1)";
-/// The webhooks of the user `$1` that are in use, and what each wants.
-pub(crate) const WANTED_BY: &str =
-    "SELECT id, kinds FROM webhooks WHERE user_id = $1 AND state = 'enabled' LIMIT 100";
 /// The newest `$4` of the webhook `$1` before the time `$2`, and at that time before the id `$3`.
 pub(crate) const OF_WEBHOOK: &str = "SELECT d.id, d.notification_id, n.kind, d.state, d.attempts, d.next_attempt_at, d.status, \
      d.error, d.created_at, d.attempted_at FROM webhook_deliveries d JOIN notifications n ON n.id = d.notification_id \
@@ -104,13 +102,13 @@ pub(crate) const OF_WEBHOOK: &str = "SELECT d.id, d.notification_id, n.kind, d.s
      ORDER BY d.created_at DESC, d.id DESC LIMIT $4";
 const SEND_AGAIN: &str = "UPDATE webhook_deliveries SET state = 'waiting', attempts = 0, next_attempt_at = $1 \
      WHERE id = $2 AND webhook_id = $3 AND state <> 'waiting'";
-const IS_ENABLED: &str = "SELECT user_id FROM webhooks WHERE id = $1 AND state = 'enabled'";
-/// Deliveries that wait for a webhook that is in use, 1,000 at most.
-pub(crate) const COUNT_WAITING: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM webhooks w JOIN webhook_deliveries d \
-     ON d.webhook_id = w.id AND d.state = 'waiting' WHERE w.state = 'enabled' AND w.next_attempt_at IS NOT NULL \
-     AND w.next_attempt_at <= $1 LIMIT 1000) AS counted";
+/// Deliveries that are due, of webhooks and users that are sent to, 1,000 at most.
+pub(crate) const COUNT_DUE: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM webhooks w JOIN webhook_deliveries d \
+     ON d.webhook_id = w.id AND d.state = 'waiting' AND d.next_attempt_at <= $1 \
+     WHERE w.state = 'enabled' AND w.next_attempt_at IS NOT NULL AND w.next_attempt_at <= $1 \
+     AND EXISTS (SELECT 1 FROM users u WHERE u.id = w.user_id AND u.state = 'active') LIMIT 1000) AS counted";
 
-/// Adds a delivery in a transaction, which is due at once. Evaluates to its id.
+/// Adds a delivery, which is due at once, in a transaction that has locked the webhook. Evaluates to its id.
 macro_rules! insert_delivery {
     ($tx:expr, $webhook:expr, $notification:expr) => {{
         let (id, at): (String, $crate::Timestamp) = ($crate::id::random(), $crate::now());
@@ -153,8 +151,7 @@ impl Store {
     pub async fn send_again(&self, webhook_id: &str, delivery_id: &str) -> Result<(), StoreError> {
         let at = now();
         write_unversioned!(self, tx => {
-            let user: Option<String> = sqlx::query_scalar(IS_ENABLED).bind(webhook_id).fetch_optional(&mut *tx).await?;
-            user.ok_or(StoreError::NotFound("enabled webhook"))?;
+            let (..) = lock_webhook!(tx, webhook_id).ok_or(StoreError::NotFound("enabled webhook"))?;
             let changed = sqlx::query(SEND_AGAIN).bind(at).bind(delivery_id).bind(webhook_id).execute(&mut *tx).await?;
             if changed.rows_affected() > 0 {
                 sqlx::query(WAKE).bind(at).bind(webhook_id).execute(&mut *tx).await?;
@@ -169,9 +166,9 @@ impl Store {
     /// `NotFound("enabled webhook")`.
     pub async fn send_test(&self, webhook_id: &str) -> Result<String, StoreError> {
         Ok(write_unversioned!(self, tx => {
-            let user: Option<String> = sqlx::query_scalar(IS_ENABLED).bind(webhook_id).fetch_optional(&mut *tx).await?;
+            let (user_id, _) = lock_webhook!(tx, webhook_id).ok_or(StoreError::NotFound("enabled webhook"))?;
             let new = NewNotification {
-                user_id: user.ok_or(StoreError::NotFound("enabled webhook"))?,
+                user_id,
                 cache: None,
                 kind: NotificationKind::Test,
                 subject: webhook_id.to_owned(),
@@ -189,9 +186,9 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the database does.
-    pub async fn waiting_deliveries(&self) -> Result<usize, StoreError> {
+    pub async fn due_deliveries(&self) -> Result<usize, StoreError> {
         let count: i64 =
-            read!(self, pool => sqlx::query_scalar(COUNT_WAITING).bind(now()).fetch_one(pool).await)?;
+            read!(self, pool => sqlx::query_scalar(COUNT_DUE).bind(now()).fetch_one(pool).await)?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use testkit::Postgres;
@@ -45,10 +46,60 @@ fn back_up(product: &Product, ada: &Credentials) -> PathBuf {
     file
 }
 
+/// A browser of a user who has signed in.
+struct Browser {
+    jar: PathBuf,
+}
+
+impl Browser {
+    fn sign_in(product: &Product, email: &str) -> Self {
+        let browser = Self { jar: product.dir().join("cookies") };
+        let reset = product.json(&["user", "reset-password", email]);
+        let password = reset["password"].as_str().unwrap();
+        product.register_secret(password);
+        let (email, password) = (format!("email={email}"), format!("password={password}"));
+        // A busy web UI asks to try again.
+        wait_until(deadline_in(60), "the user signs in", || {
+            let page = browser.curl(product, "/sign-in", &[]);
+            let Some((_, token)) = page.split_once("name=\"csrf_token\" value=\"") else { return false };
+            let token = format!("csrf_token={}", token.split('"').next().unwrap());
+            let fields = [&token, &email, &password].map(|field| ["--data-urlencode", field.as_str()]);
+            browser.curl(product, "/sign-in", fields.as_flattened());
+            browser.account(product) == "200 "
+        });
+        browser
+    }
+
+    /// The status of the page of the account, and where it redirects to.
+    fn account(&self, product: &Product) -> String {
+        let written = ["--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}"];
+        self.curl(product, "/account", &written)
+    }
+
+    fn curl(&self, product: &Product, path: &str, options: &[&str]) -> String {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--cookie"]).arg(&self.jar).arg("--cookie-jar").arg(&self.jar);
+        let output = curl.args(options).arg(format!("http://{}{path}", product.web())).output().unwrap();
+        assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// A restore that is refused halfway, because the database isn't empty, leaves nothing that keeps the next one from working.
+fn refuse(restored: &Installation, backup: &Path, server: &Postgres) {
+    Postgres::query(&server.url(), "CREATE TABLE users (id TEXT)");
+    let refused = restored.run(&["restore", backup.to_str().unwrap()]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && error.contains("pg_restore failed"), "{error}");
+    assert!(!restored.data().exists(), "no keys stay");
+    Postgres::query(&server.url(), "DROP TABLE users");
+}
+
 /// Restores a backup of `product`, which is gone, into an installation that works on.
-fn drill(mut product: Product, mut restored: Installation, is_sqlite: bool) {
+fn drill(mut product: Product, mut restored: Installation, new_server: Option<&Postgres>) {
     restored.share_subnets(&product);
     let ada = product.add_user("ada@example.org");
+    let browser = Browser::sign_in(&product, &ada.email);
     let revoked = product.credentials(&["token", "create", &ada.email, "--name", "revoked before"]);
     product.json(&["token", "revoke", &revoked.username]);
     let file = back_up(&product, &ada);
@@ -67,23 +118,36 @@ fn drill(mut product: Product, mut restored: Installation, is_sqlite: bool) {
     assert!(down.status.success());
     let kept = restored.dir().join("kept.tar");
     fs::copy(&file, &kept).unwrap();
+    let jar = restored.dir().join("cookies");
+    fs::copy(&browser.jar, &jar).unwrap();
     drop(product);
+    if let Some(server) = new_server {
+        refuse(&restored, &kept, server);
+    }
 
     let made = restored.json(&["restore", kept.to_str().unwrap()]);
     assert_eq!(made["installation"], id.as_str());
-    let restored = Product::start_at(restored);
-    assert_eq!(restored.id(), id);
+    let mut restored = Product::start_at(restored);
     wait_until(deadline_in(60), "the cache is made again, and its token works", || {
         TextClient::try_log_in(restored.endpoint(), &ada).is_some()
     });
+    wait_until(deadline_in(60), "everything is ready", || restored.run(&["status"]).status.success());
+    assert_eq!(restored.id(), id);
     assert!(TextClient::try_log_in(restored.endpoint(), &revoked).is_none());
     let mut client = TextClient::log_in(restored.endpoint(), &ada);
     assert_eq!(client.set("key", b"value"), "STORED");
     assert!(restored.run(&["audit", "verify"]).status.success());
     let log = restored.json(&["audit", "list"]).to_string();
     assert!(log.contains("installation.restore"), "{log}");
+    // R-45: who was signed in signs in again.
+    let account = Browser { jar }.account(&restored);
+    assert!(account.starts_with("303 ") && account.contains("/sign-in"), "{account}");
     restored.add_user("grace@example.org");
-    assert_eq!(restored.data().join("db").exists(), is_sqlite);
+    assert_eq!(restored.data().join("db").exists(), new_server.is_none());
+    // The harness ends an installation by where its store is.
+    if let Some(server) = new_server {
+        restored.use_postgres(server.url());
+    }
     drop(restored);
 }
 
@@ -92,7 +156,7 @@ fn backup_of_sqlite_makes_the_installation_again() {
     if !is_root() {
         return;
     }
-    drill(Product::start_at(Installation::with_sqlite()), Installation::with_sqlite(), true);
+    drill(Product::start_at(Installation::with_sqlite()), Installation::with_sqlite(), None);
 }
 
 #[test]
@@ -103,7 +167,33 @@ fn backup_of_postgresql_makes_the_installation_again() {
     let (old, new) = (Postgres::start(), Postgres::start());
     let installation = Installation::with_postgres(old.url());
     installation.json(&["migrate", "--roles"]);
-    drill(Product::start_at(installation), Installation::with_postgres(new.url()), false);
+    // The restored installation knows its database from the backup alone.
+    let settings = format!("[store]\nurl = \"{}\"\n", new.url());
+    fs::write(installation.data().join("memgate.toml"), settings).unwrap();
+    drill(Product::start_at(installation), Installation::with_sqlite(), Some(&new));
+}
+
+#[test]
+fn restore_replaces_no_database_and_keeps_what_was_there() {
+    let old = Installation::with_sqlite();
+    assert!(old.run(&["migrate"]).status.success());
+    let file = old.dir().join("file.tar");
+    assert!(old.run(&["backup", file.to_str().unwrap()]).status.success());
+    let new = Installation::with_sqlite();
+    fs::create_dir_all(new.data().join("db")).unwrap();
+    let database = new.data().join("db/memgate.db");
+    fs::write(&database, b"somebody's").unwrap();
+    fs::write(new.data().join("memgate.toml"), "[log]\n").unwrap();
+    let refused = new.run(&["restore", file.to_str().unwrap()]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && error.contains("a database already"), "{error}");
+    assert_eq!(fs::read(&database).unwrap(), b"somebody's");
+    let mut names: Vec<_> = fs::read_dir(new.data()).unwrap().flatten().map(|it| it.file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["db", "memgate.toml"]);
+    fs::remove_file(&database).unwrap();
+    assert!(new.run(&["restore", file.to_str().unwrap()]).status.success());
+    assert_eq!(fs::read_to_string(new.data().join("memgate.toml")).unwrap(), "[log]\n");
 }
 
 #[test]

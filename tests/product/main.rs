@@ -28,6 +28,7 @@ mod operations;
 mod private_files;
 mod privileges;
 mod reverse_proxies;
+mod role_users;
 mod rust_client;
 mod self_healing;
 mod service;

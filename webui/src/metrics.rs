@@ -32,7 +32,7 @@ pub(crate) struct Metrics {
     waiting_mails: Gauge,
     notifications: CounterBy,
     deliveries: CounterBy,
-    waiting_deliveries: Gauge,
+    due_deliveries: Gauge,
     pub(crate) store: CallMetrics,
 }
 
@@ -96,9 +96,9 @@ impl Metrics {
             waiting_mails: gauge(ours, "waiting_mails", "Mails that wait to be sent, 1,000 at most"),
             notifications: notifications(ours),
             deliveries: deliveries(ours),
-            waiting_deliveries: gauge(
+            due_deliveries: gauge(
                 ours,
-                "waiting_webhook_deliveries",
+                "due_webhook_deliveries",
                 "Deliveries to webhooks that are due, 1,000 at most",
             ),
             store: CallMetrics::register(ours.sub_registry_with_prefix("store"), &STORE_CALLS),
@@ -143,8 +143,8 @@ impl Metrics {
         self.deliveries.inc(outcome);
     }
 
-    pub(crate) fn set_waiting_deliveries(&self, count: usize) {
-        self.waiting_deliveries.set(i64::try_from(count).unwrap_or(i64::MAX));
+    pub(crate) fn set_due_deliveries(&self, count: usize) {
+        self.due_deliveries.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn count_response(&self, status: u16, elapsed: Duration) {

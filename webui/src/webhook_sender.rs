@@ -62,8 +62,8 @@ async fn run(app: Arc<AppState>, stop: CancellationToken) {
 /// Begins the deliveries that are due, as many as there may be.
 async fn claim_due(app: &Arc<AppState>, tasks: &mut JoinSet<()>) -> Result<(), StoreError> {
     while tasks.try_join_next().is_some() {}
-    let due = app.store.waiting_deliveries().await?;
-    app.metrics.set_waiting_deliveries(due);
+    let due = app.store.due_deliveries().await?;
+    app.metrics.set_due_deliveries(due);
     if due == 0 {
         return Ok(());
     }
@@ -159,8 +159,8 @@ async fn record(
     let finished = app.store.finish_delivery(claimed, outcome).await?;
     let reason = match finished {
         _ if status == Some(GONE) => DisabledReason::Gone,
-        Finished::FailsForDays => DisabledReason::Failing,
-        Finished::Goes => return Ok(()),
+        Finished::Disable => DisabledReason::Failing,
+        Finished::Continue => return Ok(()),
     };
     let limits = app.mail.as_ref().map(crate::mail::Mail::limits);
     app.store.acting_as("webui").disable_webhook(&claimed.webhook.id, reason, limits).await?;

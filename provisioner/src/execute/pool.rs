@@ -289,7 +289,7 @@ fn instance_of(ready: &ReadyInstance, plan: &Plan) -> Instance {
         connections: ready.connections,
         item_size_max: ready.item_size_max,
         warm: false,
-        sleep_after_seconds: None,
+        effective_sleep_after_seconds: None,
         wake_requested: false,
         cpu_weight: plan.cpu_weight,
         desired: DesiredState::Running,

@@ -30,8 +30,9 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let warm = random.random();
-        let sleep_after_seconds = random.random::<bool>().then_some(60);
-        let instance = Instance { warm, sleep_after_seconds, ..instance(DesiredState::Running, None) };
+        let effective_sleep_after_seconds = random.random::<bool>().then_some(60);
+        let instance =
+            Instance { warm, effective_sleep_after_seconds, ..instance(DesiredState::Running, None) };
         let (operations, containers, log) = (vec![], vec![], vec![]);
         Self { random, instance, operations, containers, failures: 0, count: 0, log }
     }

@@ -18,7 +18,7 @@ pub(super) fn plan_sleep(
     let route = instance.route.as_ref().filter(|_| !has_operations)?;
     match route.state {
         InstanceState::Asleep if !instance.wake_requested => Some(containers.iter().flat_map(stop).collect()),
-        InstanceState::Running if instance.sleep_after_seconds.is_some() => {
+        InstanceState::Running if instance.effective_sleep_after_seconds.is_some() => {
             let is_idle = |c: &&Container| {
                 c.idle && c.state == ContainerState::Running && route.container.as_ref() == Some(&c.id)
             };

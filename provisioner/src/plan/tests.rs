@@ -16,7 +16,7 @@ pub(crate) fn instance(desired: DesiredState, route: Option<Route>) -> Instance 
         connections: 20_000,
         item_size_max: 1 << 20,
         warm: false,
-        sleep_after_seconds: None,
+        effective_sleep_after_seconds: None,
         wake_requested: false,
         cpu_weight: 100,
         desired,

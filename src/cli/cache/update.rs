@@ -1,6 +1,6 @@
 //! `memgate cache update`: when a cache sleeps.
 
-use identity::sleep::parse_wish;
+use identity::sleep::parse_sleep_after;
 use store::StoreError;
 
 use super::CacheView;
@@ -15,23 +15,23 @@ pub(crate) struct Update {
     email: String,
     #[command(flatten)]
     cache: CacheArg,
-    /// Put it to sleep after this time without a command: 1m to 365d, like 30m, 1h or 7d, no later than its plan says; plan is
-    /// when that says
-    #[arg(long, value_name = "TIME", value_parser = parse_wish_arg)]
-    sleep_after: Wish,
+    /// Put it to sleep after this time without a command: 1m to 365d, like 30m, 1h or 7d, no later than its plan says; `plan`:
+    /// the plan's time
+    #[arg(long, value_name = "TIME", value_parser = parse_arg)]
+    sleep_after: SleepAfter,
 }
 
-/// Seconds; `None` is when the plan says.
+/// Seconds; `None`: the plan's time.
 #[derive(Debug, Clone, Copy)]
-struct Wish(Option<i64>);
+struct SleepAfter(Option<i64>);
 
-fn parse_wish_arg(text: &str) -> Result<Wish, String> {
-    parse_wish(text).map(Wish)
+fn parse_arg(text: &str) -> Result<SleepAfter, String> {
+    parse_sleep_after(text).map(SleepAfter)
 }
 
 impl Update {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
-        let Self { email, cache, sleep_after: Wish(seconds) } = self;
+        let Self { email, cache, sleep_after: SleepAfter(seconds) } = self;
         let store = &context.store;
         let user = find_user(store, &email).await?;
         let cache = cache.find(store, &user).await?;

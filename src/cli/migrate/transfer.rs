@@ -1,7 +1,7 @@
 //! `memgate migrate --from sqlite:FILE`: moves an installation from SQLite to PostgreSQL.
 
 use std::fs;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use store::{CopyProgress, Database, Store, StoreError};
@@ -14,8 +14,8 @@ use crate::settings::Settings;
 
 /// What the value of `--from` begins with.
 const SCHEME: &str = "sqlite:";
-/// What the old database is called afterwards, so that nothing uses it by mistake.
-const MOVED: &str = "moved";
+/// What the name of the old database ends with afterwards, so that nothing uses it by mistake.
+const MOVED: &str = ".moved";
 
 /// What was copied.
 pub(super) struct Transferred {
@@ -53,12 +53,13 @@ pub(super) fn parse_to(text: &str) -> Result<String, String> {
 /// Copies the SQLite database of an installation that doesn't run to the database of `settings`, and renames the old one.
 ///
 /// # Errors
-/// If the installation runs, the file isn't its database, the other one isn't empty, or a row can't be copied. Then nothing
-/// was copied.
+/// If the installation runs, the file isn't its database, the other one isn't empty, or its user may not create those of the
+/// roles, which `creates_users` says that it has to; or if a row can't be copied. Then nothing was copied.
 pub(super) async fn run(
     settings: &Settings,
     data_dir: &DataDir,
     from: &Path,
+    creates_users: bool,
 ) -> Result<Transferred, CliError> {
     let Some(url) = &settings.store.url else {
         return Err(CliError::usage(
@@ -81,7 +82,11 @@ pub(super) async fn run(
     }
     let old = data_dir.open_store(&old_settings).await?;
     let new = Store::migrate(&Database::Postgres(url.clone()), &store_options::of_command(settings)).await?;
-    let copied = old.copy_to(&new, report).await;
+    let may = if creates_users { new.require_may_create_users().await } else { Ok(()) };
+    let copied = match may {
+        Ok(()) => old.copy_to(&new, report).await,
+        Err(error) => Err(error),
+    };
     end_report();
     new.close().await;
     old.close().await;
@@ -113,21 +118,25 @@ async fn require_stopped(
     }
 }
 
-/// Renames the old database and removes its empty logs.
+/// Renames the old database with its logs, which it needs if they aren't empty.
 fn set_aside(path: &Path) -> Result<PathBuf, CliError> {
-    let mut kept = path.as_os_str().to_owned();
-    kept.push(format!(".{MOVED}"));
-    let kept = PathBuf::from(kept);
-    fs::rename(path, &kept).map_err(|error| {
-        CliError::new(
-            format!("everything is copied, but {} can't be renamed ({error})", path.display()),
-            "move it away yourself: nothing may use it any more",
-        )
-    })?;
-    for suffix in ["-wal", "-shm"] {
-        let mut log = path.as_os_str().to_owned();
-        log.push(suffix);
-        let _ = fs::remove_file(log);
+    let with = |path: &Path, suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let kept = with(path, MOVED);
+    for suffix in ["", "-wal", "-shm"] {
+        let file = with(path, suffix);
+        match fs::rename(&file, with(&kept, suffix)) {
+            Err(error) if !suffix.is_empty() && error.kind() == ErrorKind::NotFound => {}
+            renamed => renamed.map_err(|error| {
+                CliError::new(
+                    format!("everything is copied, but {} can't be renamed ({error})", file.display()),
+                    "move it away yourself: nothing may use it any more",
+                )
+            })?,
+        }
     }
     Ok(kept)
 }
@@ -148,6 +157,20 @@ fn end_report() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_database_keeps_its_logs() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("memgate.db");
+        for suffix in ["", "-wal"] {
+            fs::write(format!("{}{suffix}", file.display()), suffix).unwrap();
+        }
+        let kept = set_aside(&file).unwrap();
+        assert_eq!(kept, folder.path().join("memgate.db.moved"));
+        assert_eq!(fs::read(folder.path().join("memgate.db.moved-wal")).unwrap(), b"-wal");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert!(set_aside(&file).is_err());
+    }
 
     #[test]
     fn databases_are_named_with_their_kind_and_without_a_password() {

@@ -10,7 +10,7 @@ pub(crate) const SET_SLEEP: &str =
     "UPDATE caches SET sleep_after_seconds = $1, revision = $2 WHERE id = $3 AND deleted_at IS NULL";
 
 impl Store {
-    /// Puts a cache to sleep after so many seconds without a command, instead of when its plan says; `None` is when the plan says.
+    /// Puts a cache to sleep after so many seconds without a command; `None`: after the plan's time.
     ///
     /// # Errors
     /// `NotFound("cache")`; `SleepsEarlier` if its plan puts it to sleep before.

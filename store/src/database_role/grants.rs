@@ -45,7 +45,7 @@ const TABLES: &[TableGrants] = &[
     table("networks", "", KEEP, READ),
     table("addresses", "", KEEP, READ),
     table("ready_instances", "", ALL, READ),
-    table("instance_events", "", ALL, "SELECT, UPDATE (told), DELETE"),
+    table("instance_events", "", ALL, "SELECT, UPDATE (notified, repetition_notified), DELETE"),
     table("instance_statistics", "", ALL, READ),
     table("statistics_history", "", ALL, READ),
     table("isolation_checks", "", ALL, READ),
@@ -79,7 +79,7 @@ const TABLES: &[TableGrants] = &[
     table("pending_sign_ins", "", "", ALL),
     table("api_keys", "", "", ALL),
     table("api_requests", "", "", ALL),
-    // What users are told.
+    // What users are notified of.
     table("notifications", "", "", ALL),
     table("notification_preferences", "", "", ALL),
     table("notification_positions", "", "", ALL),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use super::renewable_pool::RenewablePool;
 use super::{ACQUIRE_TIMEOUT, BUSY_TIMEOUT, Db, INSTALLATION_ID, StoreOptions, schema};
@@ -61,6 +61,17 @@ pub(crate) async fn connect(
     };
     let connection = connect.connect().await.map_err(open_error)?;
     Ok((connect, connection))
+}
+
+/// Runs a statement with names or literals that can't be parameters: the caller has quoted them.
+pub(crate) async fn run(connection: &mut PgConnection, sql: String) -> Result<(), StoreError> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
+/// The name of a table, a column, a database or a user as an identifier of a statement.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The database and its host.

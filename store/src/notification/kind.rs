@@ -8,9 +8,9 @@ use std::str::FromStr;
 pub enum NotificationKind {
     /// A token was found in public, and revoked.
     TokenLeaked,
-    /// A token ends within a week.
+    /// A token expires within a week.
     TokenExpiring,
-    /// A client certificate ends within a week.
+    /// A client certificate expires within a week.
     CertificateExpiring,
     /// A cache can't be started, or its memcached ends again and again.
     CacheFailed,

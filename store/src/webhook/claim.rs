@@ -56,10 +56,10 @@ pub enum DeliveryOutcome<'a> {
 /// What a finished attempt means for its webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finished {
-    /// It goes on.
-    Goes,
-    /// Every attempt has failed for three days: it is to be disabled.
-    FailsForDays,
+    /// Nothing.
+    Continue,
+    /// A delivery was given up, and every attempt has failed for three days: the webhook is to be disabled.
+    Disable,
 }
 
 /// The webhook that is due first. Another process that claims it at the same time waits for this one, and then finds it taken.
@@ -79,7 +79,7 @@ const FINISH: &str = "UPDATE webhook_deliveries SET state = $1, next_attempt_at 
 /// Ends the lease, unless another process has one.
 pub(crate) const RELEASE: &str = "UPDATE webhooks SET leased_until = 0, next_attempt_at = (SELECT MIN(d.next_attempt_at) \
      FROM webhook_deliveries d WHERE d.webhook_id = $1 AND d.state = 'waiting') WHERE id = $1 AND leased_until = $2";
-const SUCCEEDS: &str = "UPDATE webhooks SET failing_since = NULL WHERE id = $1 AND failing_since IS NOT NULL";
+const SUCCEEDS: &str = "UPDATE webhooks SET failing_since = NULL WHERE id = $1";
 const FAILS: &str =
     "UPDATE webhooks SET failing_since = COALESCE(failing_since, $1) WHERE id = $2 RETURNING failing_since";
 
@@ -154,17 +154,22 @@ impl Store {
         let error: String = error.chars().take(ERROR_MAX).collect();
         let (webhook, succeeds) = (&claimed.webhook.id, state == "delivered");
         let failing_since: Option<Timestamp> = write_unversioned!(self, tx => {
-            sqlx::query(FINISH).bind(state).bind(next).bind(status.map(i64::from)).bind(&error).bind(&claimed.id)
-                .bind(claimed.attempts).execute(&mut *tx).await?;
-            sqlx::query(RELEASE).bind(webhook).bind(claimed.leased_until).execute(&mut *tx).await?;
-            if succeeds {
+            // The webhook's row first: PostgreSQL evaluates RELEASE's subselect with the snapshot from before a wait for the
+            // row, and would miss a delivery that is added meanwhile.
+            let failing_since = if succeeds {
                 sqlx::query(SUCCEEDS).bind(webhook).execute(&mut *tx).await?;
                 None
             } else {
                 sqlx::query_scalar(FAILS).bind(at).bind(webhook).fetch_optional(&mut *tx).await?
-            }
+            };
+            sqlx::query(FINISH).bind(state).bind(next).bind(status.map(i64::from)).bind(&error).bind(&claimed.id)
+                .bind(claimed.attempts).execute(&mut *tx).await?;
+            sqlx::query(RELEASE).bind(webhook).bind(claimed.leased_until).execute(&mut *tx).await?;
+            failing_since
         });
         let fails_for_days = failing_since.is_some_and(|since| at.since(since) >= FAILING_MAX);
-        Ok(if fails_for_days { Finished::FailsForDays } else { Finished::Goes })
+        // After a quiet time the first attempt says nothing: the receiver may have worked in between.
+        let is_given_up = matches!(outcome, DeliveryOutcome::Failed { .. });
+        Ok(if is_given_up && fails_for_days { Finished::Disable } else { Finished::Continue })
     }
 }

@@ -1,12 +1,16 @@
 //! The roles' own users of a PostgreSQL database: each does its role's work with them, and PostgreSQL refuses everything else.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use store::{
-    Database, DatabaseRole, DenialCause, DenialRecord, InstanceState, Observed, Password, RoleUser, Store,
-    StoreError, StoreOptions, now,
+    Database, DatabaseRole, DeliveryOutcome, DenialCause, DenialRecord, DetectedSource, DisabledReason,
+    EventAction, EventCause, InstanceState, LeakReport, MailLimits, NewInstanceEvent, NewToken,
+    NotificationKind, NotificationKinds, Observed, Password, RoleUser, Store, StoreError, StoreOptions,
+    WebhookFields, now,
 };
 
-use crate::test_db::{TestDb, first_cache, sign_up};
+use crate::test_db::{TestDb, first_cache, sign_up, token_key};
 
 const PERMISSION_DENIED: &str = "42501";
 
@@ -170,6 +174,62 @@ async fn each_role_does_its_work() {
     webui.installation_id().await.unwrap();
 }
 
+#[tokio::test]
+async fn web_ui_notifies_users_and_sends_to_webhooks() {
+    let roles = Roles::new("notifies").await;
+    let webui = roles.open(DatabaseRole::Webui).await;
+    let (user, token) = sign_up(&webui, "ada@example.org").await;
+    let cache = first_cache(&webui, &user).await;
+    let fields = WebhookFields {
+        url: "https://a.example/",
+        host: "a.example",
+        description: "",
+        kinds: NotificationKinds::ALL,
+    };
+    let webhook = webui.create_webhook(&user.id, &fields).await.unwrap();
+    // Something to mark in each table that another role writes.
+    let instance = webui.first_instance_of(&user.id).await.unwrap().unwrap();
+    let provisioner = roles.open(DatabaseRole::Provisioner).await;
+    let event = NewInstanceEvent {
+        instance_id: instance.id.clone(),
+        cause: EventCause::OutOfMemory,
+        action: EventAction::Started,
+        contents_lost: true,
+        detail: String::new(),
+        at: now(),
+    };
+    for _ in 0..5 {
+        provisioner.add_instance_events(std::slice::from_ref(&event)).await.unwrap();
+    }
+    let key = token_key();
+    let leaked = NewToken::generate(&key, "leaked");
+    webui.create_token(&cache, &leaked).await.unwrap();
+    let report = LeakReport::new(&leaked.token, "https://git.example/a", "commit");
+    assert!(webui.report_leak(&key, &leaked.token, &report).await.unwrap());
+    let limits = MailLimits { to_recipient_per_hour: 5, in_total_per_hour: 100 };
+    let mut added = Vec::new();
+    for source in DetectedSource::ALL {
+        added.extend(webui.detect_notifications(source, Some(&limits)).await.unwrap().added);
+    }
+    assert_eq!(
+        added,
+        [
+            NotificationKind::TokenLeaked,
+            NotificationKind::CacheEmptied,
+            NotificationKind::CacheOutOfMemory,
+            NotificationKind::CacheFailed
+        ]
+    );
+    let claimed = webui.claim_delivery(Duration::from_secs(60)).await.unwrap().unwrap();
+    webui.finish_delivery(&claimed, &DeliveryOutcome::Delivered(200)).await.unwrap();
+    assert_eq!(webui.due_deliveries().await.unwrap(), 3);
+    webui.disable_webhook(&webhook, DisabledReason::Gone, Some(&limits)).await.unwrap();
+    webui.set_sleep_after(&cache, Some(600)).await.unwrap();
+    roles.db.execute("UPDATE notifications SET created_at = 1").await.unwrap();
+    assert_eq!(webui.delete_old_notifications().await.unwrap(), 5);
+    assert!(webui.grant(&token.token.id()).await.unwrap().is_some());
+}
+
 /// A migration that adds a table has to say what each role may do with it.
 #[tokio::test]
 async fn each_table_has_its_rights() {
@@ -213,7 +273,33 @@ async fn user_without_the_right_to_create_others_is_told() {
 }
 
 #[tokio::test]
+async fn new_password_ends_connections_with_the_former_one() {
+    let roles = Roles::new("ended").await;
+    let proxy = roles.users[0].clone();
+    let mut connection = PgConnection::connect(&roles.url(proxy.role)).await.unwrap();
+    roles.owner.set_up_role_users(std::slice::from_ref(&proxy), Password::Set).await.unwrap();
+    sqlx::raw_sql("SELECT 1").execute(&mut connection).await.unwrap();
+    // A user that may not is told how many there are.
+    let webui = roles.open(DatabaseRole::Webui).await;
+    assert_eq!(webui.end_connections_of(&proxy).await.unwrap(), 1);
+    sqlx::raw_sql("SELECT 1").execute(&mut connection).await.unwrap();
+    assert_eq!(roles.owner.end_connections_of(&proxy).await.unwrap(), 0);
+    assert!(sqlx::raw_sql("SELECT 1").execute(&mut connection).await.is_err());
+    webui.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn right_to_create_users_is_asked_for() {
+    let roles = Roles::new("right").await;
+    roles.owner.require_may_create_users().await.unwrap();
+    let refused = roles.open(DatabaseRole::Webui).await.require_may_create_users().await;
+    assert!(matches!(refused, Err(StoreError::MayNotCreateUsers(_))));
+}
+
+#[tokio::test]
 async fn sqlite_has_no_users() {
     let store = TestDb::sqlite().open().await;
-    assert!(store.set_up_role_users(&[], Password::Keep).await.is_err());
+    let error = store.set_up_role_users(&[], Password::Keep).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unsupported(_)));
+    assert!(error.to_string().contains("SQLite has no users"), "{error}");
 }

@@ -117,7 +117,8 @@ async fn cache_sleeps_earlier_than_its_plan_and_never_later(db: TestDb) {
     let plan = async |seconds| {
         store.update_plan("default", move |plan| plan.sleep_after_seconds = seconds).await.unwrap();
     };
-    let sleeps = async || store.first_instance_of(&ada.id).await.unwrap().unwrap().sleep_after_seconds;
+    let sleeps =
+        async || store.first_instance_of(&ada.id).await.unwrap().unwrap().effective_sleep_after_seconds;
     let mut feed = store.feed().await.unwrap();
     store.acting_as_user(&ada.id).set_sleep_after(&cache.id, Some(600)).await.unwrap();
     assert_eq!(feed.next().await.unwrap().caches, std::slice::from_ref(&cache.id));

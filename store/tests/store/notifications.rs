@@ -1,4 +1,4 @@
-//! What users are told: found once, however many processes look, caught up with, and bounded.
+//! What users are notified of: found once, however many processes look, caught up with, and bounded.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn detect(store: &Store) -> Vec<NotificationKind> {
     added
 }
 
-async fn told(store: &Store, user: &User) -> Vec<Notification> {
+async fn notified(store: &Store, user: &User) -> Vec<Notification> {
     store.notifications_of(&user.id, None, 1_000).await.unwrap()
 }
 
@@ -62,7 +62,7 @@ fn event(instance: &str, cause: EventCause, contents_lost: bool) -> NewInstanceE
 }
 
 // W-31.
-async fn a_leak_is_told_once_by_several_processes(db: TestDb) {
+async fn a_leak_is_notified_once_by_several_processes(db: TestDb) {
     let (store, key) = (db.open().await, token_key());
     let token = NewToken::generate(&key, "web shop");
     let user = store.sign_up(&crate::test_db::new_user("ada@example.org"), &token).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_leak_is_told_once_by_several_processes(db: TestDb) {
     }
     let added: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
     assert_eq!(added, [NotificationKind::TokenLeaked]);
-    let notifications = told(&store, &user).await;
+    let notifications = notified(&store, &user).await;
     assert_eq!(notifications.len(), 1);
     let it = &notifications[0];
     assert_eq!((it.cache_name.as_str(), &it.data["token_name"]), ("default", &"web shop".into()));
@@ -99,14 +99,14 @@ async fn a_leak_is_told_once_by_several_processes(db: TestDb) {
 }
 
 // W-31.
-async fn ends_are_told_a_week_before(db: TestDb) {
+async fn expiry_is_notified_a_week_before(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let cache = first_cache(&store, &user).await;
     detect(&store).await;
     let mut ids = Vec::new();
-    // Days until the end, days since the creation, told.
-    for (days, age, _) in ENDS {
+    // Days until the expiry, days since the creation, notified.
+    for (days, age, _) in EXPIRIES {
         let end = now().saturating_add(DAY * days);
         let permissions = Permissions { expires_at: Some(end), ..Permissions::ALL };
         let token = NewToken::generate(&token_key(), "t").limited_to(permissions);
@@ -124,26 +124,26 @@ async fn ends_are_told_a_week_before(db: TestDb) {
         store.add_certificate(&token.token.id(), fingerprint, end, "").await.unwrap();
         ids.push(id);
     }
-    assert!(detect(&store).await.is_empty(), "what is made to end soon isn't told");
+    assert!(detect(&store).await.is_empty(), "of what is made to expire soon nobody is notified");
     // The web UI was down for a week: a position that is as old.
     let week = 7 * 86_400_000;
     db.execute(&format!("UPDATE notification_positions SET at = at - {week}")).await.unwrap();
     let added = detect(&store).await;
-    assert_eq!(added, [NotificationKind::TokenExpiring; 2], "certificates end with their tokens");
-    let notifications = told(&store, &user).await;
+    assert_eq!(added, [NotificationKind::TokenExpiring; 2], "certificates expire with their tokens");
+    let notifications = notified(&store, &user).await;
     let expected: Vec<&String> =
-        ids.iter().zip(ENDS).filter(|(_, (.., told))| *told).map(|(id, _)| id).collect();
+        ids.iter().zip(EXPIRIES).filter(|(_, (.., notified))| *notified).map(|(id, _)| id).collect();
     for id in &expected {
         assert!(notifications.iter().any(|it| it.data["token_id"] == ***id), "{id}");
     }
     assert!(detect(&store).await.is_empty());
-    // Another end is another notification, once the time comes.
+    // Another expiry is another notification, once the time comes.
     db.execute(&format!("UPDATE tokens SET expires_at = expires_at + 1000 WHERE id = '{}'", expected[0]))
         .await
         .unwrap();
     db.execute(&format!("UPDATE notification_positions SET at = at - {week}")).await.unwrap();
     assert_eq!(detect(&store).await, [NotificationKind::TokenExpiring]);
-    // A certificate that ends long before its token.
+    // A certificate that expires long before its token.
     db.execute("UPDATE tokens SET expires_at = NULL").await.unwrap();
     db.execute("UPDATE certificates SET created_at = created_at - 864000000").await.unwrap();
     db.execute(&format!("UPDATE notification_positions SET at = at - {week}")).await.unwrap();
@@ -154,11 +154,11 @@ async fn ends_are_told_a_week_before(db: TestDb) {
     );
 }
 
-/// Tokens: days until the end, days since the creation, whether the end is told.
-const ENDS: [(u32, i64, bool); 4] = [(3, 10, true), (6, 30, true), (6, 0, false), (30, 10, false)];
+/// Tokens: days until the expiry, days since the creation, whether the user is notified.
+const EXPIRIES: [(u32, i64, bool); 4] = [(3, 10, true), (6, 30, true), (6, 0, false), (30, 10, false)];
 
-// W-31: as many as a pass reads end at the same time.
-async fn many_ends_at_the_same_time_are_all_told(db: TestDb) {
+// W-31: as many as a pass reads expire at the same time.
+async fn many_that_expire_at_the_same_time_are_all_notified(db: TestDb) {
     let store = db.open().await;
     let (user, first) = sign_up(&store, "ada@example.org").await;
     detect(&store).await;
@@ -185,11 +185,11 @@ async fn many_ends_at_the_same_time_are_all_told(db: TestDb) {
     }
     let added: usize = tasks.join_all().await.into_iter().sum();
     assert_eq!(added, 450);
-    assert!(told(&store, &user).await.is_empty());
+    assert!(notified(&store, &user).await.is_empty());
 }
 
 // W-31.
-async fn failures_and_recoveries_are_told_in_turn(db: TestDb) {
+async fn failures_and_recoveries_are_notified_in_turn(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     for _ in 0..2 {
@@ -203,15 +203,18 @@ async fn failures_and_recoveries_are_told_in_turn(db: TestDb) {
         set_state(&store, &user, InstanceState::Running).await;
         assert_eq!(detect(&store).await, [NotificationKind::CacheRecovered]);
     }
-    let last = &told(&store, &user).await[1];
+    let last = &notified(&store, &user).await[1];
     assert!(last.data["failed_at"].as_i64().is_some());
-    let failed =
-        told(&store, &user).await.into_iter().find(|it| it.kind == NotificationKind::CacheFailed).unwrap();
+    let failed = notified(&store, &user)
+        .await
+        .into_iter()
+        .find(|it| it.kind == NotificationKind::CacheFailed)
+        .unwrap();
     assert_eq!(failed.data["message"], "no room");
 }
 
 // W-31.
-async fn repairs_that_lost_contents_are_told(db: TestDb) {
+async fn repairs_that_lost_contents_are_notified(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let instance = instance_of(&store, &user).await;
@@ -233,12 +236,27 @@ async fn repairs_that_lost_contents_are_told(db: TestDb) {
         store.add_instance_events(&[event(&instance, EventCause::Crashed, true)]).await.unwrap();
     }
     assert!(detect(&store).await.is_empty(), "once for each series");
-    let text = format!("{:?}", told(&store, &user).await);
+    let text = format!("{:?}", notified(&store, &user).await);
     assert!(!text.contains("for operators"), "{text}");
 }
 
+// W-31: whichever source is read first.
+async fn a_repeated_event_that_lost_contents_is_notified_as_both(db: TestDb) {
+    let store = db.open().await;
+    let (user, _) = sign_up(&store, "ada@example.org").await;
+    let instance = instance_of(&store, &user).await;
+    for _ in 0..5 {
+        store.add_instance_events(&[event(&instance, EventCause::OutOfMemory, true)]).await.unwrap();
+    }
+    let repeated = store.detect_notifications(DetectedSource::RepeatedEvents, None).await.unwrap();
+    assert_eq!(repeated.added, [NotificationKind::CacheFailed]);
+    let events = store.detect_notifications(DetectedSource::Events, None).await.unwrap();
+    assert_eq!(events.added, [NotificationKind::CacheEmptied, NotificationKind::CacheOutOfMemory]);
+    assert!(detect(&store).await.is_empty());
+}
+
 // W-31.
-async fn limits_of_a_plan_are_told_once_an_hour(db: TestDb) {
+async fn limits_of_a_plan_are_notified_once_an_hour(db: TestDb) {
     let store = db.open().await;
     let (user, token) = sign_up(&store, "ada@example.org").await;
     let denial = |cause, source: &str| DenialRecord {
@@ -266,14 +284,17 @@ async fn limits_of_a_plan_are_told_once_an_hour(db: TestDb) {
     db.execute("UPDATE notifications SET created_at = created_at - 3700000, period = '1'").await.unwrap();
     store.add_denials(&both).await.unwrap();
     assert_eq!(detect(&store).await, [NotificationKind::PlanLimitReached; 2]);
-    let mut limits: Vec<String> =
-        told(&store, &user).await.iter().map(|it| it.data["limit"].as_str().unwrap().to_owned()).collect();
+    let mut limits: Vec<String> = notified(&store, &user)
+        .await
+        .iter()
+        .map(|it| it.data["limit"].as_str().unwrap().to_owned())
+        .collect();
     limits.sort();
     assert_eq!(limits, ["connections", "connections", "rate", "rate"]);
 }
 
 // W-31.
-async fn refused_values_are_told(db: TestDb) {
+async fn refused_values_are_notified(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let instance = instance_of(&store, &user).await;
@@ -292,7 +313,7 @@ async fn refused_values_are_told(db: TestDb) {
     assert!(detect(&store).await.is_empty());
     db.execute(&insert(300, 2, 7)).await.unwrap();
     assert_eq!(detect(&store).await, [NotificationKind::CacheOutOfMemory]);
-    assert_eq!(told(&store, &user).await[0].data["values"], 7);
+    assert_eq!(notified(&store, &user).await[0].data["values"], 7);
     assert!(detect(&store).await.is_empty());
 }
 
@@ -317,7 +338,7 @@ async fn mail_goes_to_those_who_want_it_within_limits(db: TestDb) {
         detect(&store).await;
     }
     assert_eq!(store.waiting_mails().await.unwrap(), 5, "an hour's");
-    assert_eq!(told(&store, &user).await.len(), 15);
+    assert_eq!(notified(&store, &user).await.len(), 15);
     assert!(matches!(store.set_mail_kinds("nobody", only).await, Err(store::StoreError::NotFound("user"))));
 }
 
@@ -335,7 +356,7 @@ async fn notifications_are_bounded_and_end_with_the_account(db: TestDb) {
     for _ in 0..205 {
         store.send_test(&webhook).await.unwrap();
     }
-    let notifications = told(&store, &user).await;
+    let notifications = notified(&store, &user).await;
     assert_eq!(notifications.len(), 200);
     assert_eq!(
         store.webhook_deliveries(&webhook, None, 1_000).await.unwrap().len(),
@@ -366,13 +387,14 @@ async fn notifications_are_bounded_and_end_with_the_account(db: TestDb) {
 }
 
 on_both! {
-    a_leak_is_told_once_by_several_processes,
-    ends_are_told_a_week_before,
-    many_ends_at_the_same_time_are_all_told,
-    failures_and_recoveries_are_told_in_turn,
-    repairs_that_lost_contents_are_told,
-    limits_of_a_plan_are_told_once_an_hour,
-    refused_values_are_told,
+    a_leak_is_notified_once_by_several_processes,
+    expiry_is_notified_a_week_before,
+    many_that_expire_at_the_same_time_are_all_notified,
+    failures_and_recoveries_are_notified_in_turn,
+    repairs_that_lost_contents_are_notified,
+    a_repeated_event_that_lost_contents_is_notified_as_both,
+    limits_of_a_plan_are_notified_once_an_hour,
+    refused_values_are_notified,
     mail_goes_to_those_who_want_it_within_limits,
     notifications_are_bounded_and_end_with_the_account,
 }

@@ -50,7 +50,7 @@ fn a_cache_sleeps_when_it_is_told_to_or_when_its_plan_says() {
     let update = |time| ["cache", "update", ADA, "--cache", "default", "--sleep-after", time];
     let updated = installation.json(&update("1h"));
     assert_eq!(
-        (&updated["sleep_after_seconds"], &updated["own_sleep_after_seconds"]),
+        (&updated["sleep_after_seconds_in_effect"], &updated["sleep_after_seconds"]),
         (&3600.into(), &3600.into())
     );
     installation.json(&["plan", "update", "default", "--sleep-after", "30m"]);
@@ -59,7 +59,7 @@ fn a_cache_sleeps_when_it_is_told_to_or_when_its_plan_says() {
     assert!(!installation.run(&update("59s")).status.success());
     let updated = installation.json(&update("plan"));
     assert_eq!(
-        (&updated["sleep_after_seconds"], &updated["own_sleep_after_seconds"]),
+        (&updated["sleep_after_seconds_in_effect"], &updated["sleep_after_seconds"]),
         (&1800.into(), &serde_json::Value::Null)
     );
 }

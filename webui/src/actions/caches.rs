@@ -165,7 +165,7 @@ pub(crate) async fn resize(
     Err(Refusal::new(Cause::Invalid("memory_mb"), error).into())
 }
 
-/// Has a cache sleep after so many seconds without a command, instead of when its plan says; `None` is when the plan says.
+/// Has a cache sleep after so many seconds without a command; `None`: after the plan's time.
 ///
 /// # Errors
 ///

@@ -2,7 +2,8 @@
 
 use identity::{CertificateName, InputError};
 use store::{
-    DisabledReason, NotificationKinds, StoreError, User, UserState, Webhook, WebhookDelivery, WebhookFields,
+    NOTIFICATIONS_PER_USER_MAX, NotificationKinds, StoreError, User, UserState, WEBHOOKS_PER_USER_MAX,
+    Webhook, WebhookDelivery, WebhookFields,
 };
 
 use super::{ActionError, Cause, Refusal, acting};
@@ -11,12 +12,12 @@ use crate::state::AppState;
 use crate::view::date::retry_in;
 use crate::webhook::{Destinations, WebhookUrl, secret_text};
 
-/// What deliveries there are of a webhook: as many as notifications of a user.
-pub(crate) const DELIVERIES_MAX: i64 = 200;
+/// Deliveries of a webhook that are listed: one for each notification of its user.
+pub(crate) const DELIVERIES_MAX: i64 = NOTIFICATIONS_PER_USER_MAX;
 
 /// What a user says of a webhook.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct WebhookInput {
     url: WebhookUrl,
     description: String,
     kinds: NotificationKinds,
@@ -24,13 +25,13 @@ pub(crate) struct Wanted {
 
 /// Why it can't be used, by field.
 #[derive(Debug, Default)]
-pub(crate) struct WantedErrors {
+pub(crate) struct WebhookInputErrors {
     pub(crate) url: Option<String>,
     pub(crate) description: Option<String>,
     pub(crate) kinds: Option<String>,
 }
 
-impl Wanted {
+impl WebhookInput {
     /// Checks what a user says of a webhook.
     ///
     /// # Errors
@@ -41,7 +42,7 @@ impl Wanted {
         url: &str,
         description: &str,
         kinds: NotificationKinds,
-    ) -> Result<Self, WantedErrors> {
+    ) -> Result<Self, WebhookInputErrors> {
         let destinations = Destinations::new(app.config.webhooks.allow_networks.clone());
         let url = WebhookUrl::parse(url, &destinations);
         // By the rules of a certificate's name, which may be empty too.
@@ -50,7 +51,7 @@ impl Wanted {
             (Ok(url), Ok(description), false) => {
                 Ok(Self { url, description: description.as_str().to_owned(), kinds })
             }
-            (url, description, no_kind) => Err(WantedErrors {
+            (url, description, no_kind) => Err(WebhookInputErrors {
                 url: url.err().map(|error| error.to_string()),
                 description: description.err().as_ref().map(InputError::to_string),
                 kinds: no_kind
@@ -97,35 +98,41 @@ pub(crate) async fn find_delivery(
 pub(crate) async fn create(
     app: &AppState,
     user: &User,
-    wanted: &Wanted,
+    input: &WebhookInput,
 ) -> Result<(String, String), ActionError> {
     check_change(app, user)?;
-    match acting(app, user).create_webhook(&user.id, &wanted.fields()).await {
+    match acting(app, user).create_webhook(&user.id, &input.fields()).await {
         Ok(id) => {
             let secret = secret_text(&app.token_key, &id, 1);
             Ok((id, secret))
         }
         Err(StoreError::LimitReached(_)) => {
-            let error = "You have reached the limit of 5 webhooks. Delete one that isn’t in use.";
+            let error = format!(
+                "You have reached the limit of {WEBHOOKS_PER_USER_MAX} webhooks. Delete one that isn’t in use."
+            );
             Err(Refusal::new(Cause::LimitReached, error).into())
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// Changes a webhook.
+/// Changes what a user says of a webhook, and whether it is enabled, at once. A user can always disable one.
 ///
 /// # Errors
 ///
-/// Why it isn't changed.
-pub(crate) async fn update(
+/// Why nothing is changed.
+pub(crate) async fn change(
     app: &AppState,
     user: &User,
     webhook: &Webhook,
-    wanted: &Wanted,
+    input: Option<&WebhookInput>,
+    enabled: Option<bool>,
 ) -> Result<(), ActionError> {
-    check_change(app, user)?;
-    found(acting(app, user).update_webhook(&webhook.id, &wanted.fields()).await)
+    if input.is_some() || enabled == Some(true) {
+        check_change(app, user)?;
+    }
+    let fields = input.map(WebhookInput::fields);
+    found(acting(app, user).change_webhook(&webhook.id, fields.as_ref(), enabled).await)
 }
 
 /// Replaces the secret of a webhook. Returns the new one, which may be shown only after this has returned.
@@ -139,26 +146,7 @@ pub(crate) async fn rotate(app: &AppState, user: &User, webhook: &Webhook) -> Re
     Ok(secret_text(&app.token_key, &webhook.id, generation))
 }
 
-/// Enables or disables a webhook.
-///
-/// # Errors
-///
-/// Why it isn't done.
-pub(crate) async fn set_enabled(
-    app: &AppState,
-    user: &User,
-    webhook: &Webhook,
-    is_enabled: bool,
-) -> Result<(), ActionError> {
-    let store = acting(app, user);
-    if !is_enabled {
-        return Ok(store.disable_webhook(&webhook.id, DisabledReason::User, None).await?);
-    }
-    check_change(app, user)?;
-    Ok(store.enable_webhook(&webhook.id).await?)
-}
-
-/// Deletes a webhook with its deliveries. No limit: nothing is easier to do once too often, or worse to wait for.
+/// Deletes a webhook with its deliveries. Not rate-limited: a user can stop deliveries at any time.
 ///
 /// # Errors
 ///

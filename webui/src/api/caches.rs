@@ -41,7 +41,7 @@ pub(super) struct CacheView {
     connections_max: i64,
     /// Bytes of an item.
     item_size_max: i64,
-    /// After how many seconds without a command you want it to sleep; `null` is when its plan says.
+    /// After how many seconds without a command you want it to sleep; `null`: after its plan's time.
     sleep_after_seconds: Option<i64>,
     /// After how many seconds without a command it sleeps: the shorter of yours and its plan's; `null` is never.
     sleep_after_seconds_in_effect: Option<i64>,
@@ -75,7 +75,7 @@ pub(super) struct NewCache {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CacheChange {
-    /// After how many seconds without a command it is to sleep: no later than its plan says; `null` is when that says.
+    /// After how many seconds without a command it is to sleep: no later than its plan says; `null`: after the plan's time.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<i64>, minimum = 60, maximum = 31_536_000)]
     sleep_after_seconds: Option<Option<i64>>,
@@ -224,7 +224,7 @@ impl CacheView {
             connections_max: instance.connections,
             item_size_max: instance.item_size_max,
             sleep_after_seconds: cache.sleep_after_seconds,
-            sleep_after_seconds_in_effect: instance.sleep_after_seconds,
+            sleep_after_seconds_in_effect: instance.effective_sleep_after_seconds,
             endpoint: EndpointView::of(app),
             memcached_version: state.version,
             created_at: DateTime(cache.created_at),

@@ -1,4 +1,4 @@
-//! Notifications: what the key's user was told.
+//! Notifications of the key's user.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::value::DateTime;
 use crate::state::AppState;
 use crate::view::notification;
 
-/// Something that you were told, as webhooks get it.
+/// Something that you were notified of, as webhooks get it.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Notification)]
 pub(super) struct NotificationView {
@@ -42,7 +42,7 @@ struct NotificationCache {
     name: String,
 }
 
-/// Lists what you were told in the last 30 days, the newest first: 200 at most
+/// Lists your notifications of the last 30 days, the newest first: 200 at most
 #[utoipa::path(get, path = "/notifications", tag = "Notifications", operation_id = "listNotifications",
     params(PageParameters), security(("api_key" = ["read"])),
     responses((status = 200, description = "A page of notifications", body = Page<NotificationView>), ReadErrors))]
@@ -70,15 +70,15 @@ pub(super) fn before(key: &str) -> Result<(Timestamp, &str), Problem> {
 }
 
 impl NotificationView {
-    fn new(told: &Notification) -> Self {
-        let cache = |id: &String| NotificationCache { id: id.clone(), name: told.cache_name.clone() };
+    fn new(notification: &Notification) -> Self {
+        let cache = |id: &String| NotificationCache { id: id.clone(), name: notification.cache_name.clone() };
         Self {
-            id: told.id.clone(),
-            kind: told.kind.name(),
-            created_at: DateTime(told.created_at),
-            cache: told.cache_id.as_ref().map(cache),
-            data: notification::data(told),
-            text: notification::text(told),
+            id: notification.id.clone(),
+            kind: notification.kind.name(),
+            created_at: DateTime(notification.created_at),
+            cache: notification.cache_id.as_ref().map(cache),
+            data: notification::data(notification),
+            text: notification::text(notification),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Webhooks: list, create, show, change, rotate the secret, delete. A secret is in the answer that makes it, and nowhere else.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,7 +9,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use store::{NotificationKind, NotificationKinds, Webhook};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::auth::{Principal, Read, Webhooks};
 use super::body::{Body, Ids, Parameters};
@@ -16,7 +19,7 @@ use super::idempotency::{self, CreationStart, repeated};
 use super::paging::{Page, PageParameters, key_of};
 use super::problem::{BodyErrors, ChangeErrors, FieldError, Problem, ReadErrors};
 use super::value::{DateTime, IfMatch, created, entity_tag, tagged, with_header};
-use crate::actions::webhooks::{self, Wanted, WantedErrors};
+use crate::actions::webhooks::{self, WebhookInput, WebhookInputErrors};
 use crate::state::AppState;
 
 /// A webhook, without its secret.
@@ -94,20 +97,35 @@ pub(super) struct ChangeFields {
 #[schema(as = Empty)]
 pub(super) struct NoFields {}
 
-/// A kind of notification.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = NotificationKind)]
-pub(super) enum NotificationKindName {
-    TokenLeaked,
-    TokenExpiring,
-    CertificateExpiring,
-    CacheFailed,
-    CacheRecovered,
-    CacheEmptied,
-    CacheOutOfMemory,
-    PlanLimitReached,
-    WebhookDisabled,
+/// A kind of notification, by its name.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct NotificationKindName(NotificationKind);
+
+impl TryFrom<String> for NotificationKindName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, &'static str> {
+        let found = NotificationKind::CHOICES.into_iter().find(|kind| kind.name() == name);
+        found.map(Self).ok_or("not a kind of notification")
+    }
+}
+
+impl PartialSchema for NotificationKindName {
+    fn schema() -> RefOr<Schema> {
+        let names = NotificationKind::CHOICES.map(NotificationKind::name);
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("A kind of notification."))
+            .enum_values(Some(names))
+            .into()
+    }
+}
+
+impl ToSchema for NotificationKindName {
+    fn name() -> Cow<'static, str> {
+        "NotificationKind".into()
+    }
 }
 
 /// Lists your webhooks, the oldest first
@@ -146,9 +164,9 @@ pub(super) async fn create(
     let create = async {
         let NewWebhookFields { url, description, kinds } = &body.fields;
         let kinds = kinds.as_deref().map_or(NotificationKinds::ALL, chosen);
-        let wanted =
-            Wanted::parse(&app, url, description.as_deref().unwrap_or_default(), kinds).map_err(invalid)?;
-        let (id, secret) = webhooks::create(&app, user, &wanted).await?;
+        let input = WebhookInput::parse(&app, url, description.as_deref().unwrap_or_default(), kinds)
+            .map_err(invalid)?;
+        let (id, secret) = webhooks::create(&app, user, &input).await?;
         Ok((id.clone(), (id, secret)))
     };
     let created = create.await;
@@ -194,14 +212,11 @@ pub(super) async fn update(
     let kinds = kinds.as_deref().map_or(webhook.kinds, chosen);
     let changes = (url, description, kinds) != (&*webhook.url, &*webhook.description, webhook.kinds);
     // The operator may have allowed more when it was created.
-    let wanted =
-        changes.then(|| Wanted::parse(&app, url, description, kinds)).transpose().map_err(invalid)?;
+    let input =
+        changes.then(|| WebhookInput::parse(&app, url, description, kinds)).transpose().map_err(invalid)?;
     IfMatch::of(&headers).check(&tag(&webhook))?;
-    if let Some(wanted) = wanted {
-        webhooks::update(&app, user, &webhook, &wanted).await?;
-    }
-    if let Some(is_enabled) = *enabled {
-        webhooks::set_enabled(&app, user, &webhook, is_enabled).await?;
+    if input.is_some() || enabled.is_some() {
+        webhooks::change(&app, user, &webhook, input.as_ref(), *enabled).await?;
     }
     let webhook = webhooks::find(&app, user, &id).await?;
     Ok(tagged(StatusCode::OK, &tag(&webhook), &WebhookView::new(webhook)))
@@ -278,31 +293,15 @@ fn tag(webhook: &Webhook) -> String {
 }
 
 fn chosen(names: &[NotificationKindName]) -> NotificationKinds {
-    names.iter().map(|name| NotificationKind::from(*name)).collect()
+    names.iter().map(|NotificationKindName(kind)| *kind).collect()
 }
 
-fn invalid(errors: WantedErrors) -> Problem {
-    let WantedErrors { url, description, kinds } = errors;
+fn invalid(errors: WebhookInputErrors) -> Problem {
+    let WebhookInputErrors { url, description, kinds } = errors;
     let errors = [("url", url), ("description", description), ("kinds", kinds)];
     Problem::fields(
         errors.into_iter().filter_map(|(name, error)| Some(FieldError::new(name, error?))).collect(),
     )
-}
-
-impl From<NotificationKindName> for NotificationKind {
-    fn from(name: NotificationKindName) -> Self {
-        match name {
-            NotificationKindName::TokenLeaked => Self::TokenLeaked,
-            NotificationKindName::TokenExpiring => Self::TokenExpiring,
-            NotificationKindName::CertificateExpiring => Self::CertificateExpiring,
-            NotificationKindName::CacheFailed => Self::CacheFailed,
-            NotificationKindName::CacheRecovered => Self::CacheRecovered,
-            NotificationKindName::CacheEmptied => Self::CacheEmptied,
-            NotificationKindName::CacheOutOfMemory => Self::CacheOutOfMemory,
-            NotificationKindName::PlanLimitReached => Self::PlanLimitReached,
-            NotificationKindName::WebhookDisabled => Self::WebhookDisabled,
-        }
-    }
 }
 
 impl WebhookView {

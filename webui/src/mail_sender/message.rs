@@ -30,14 +30,14 @@ pub(super) async fn of(
         return Ok(Err("it waited for too long".to_owned()));
     }
     let base_url = app.config.base_url.as_deref().unwrap_or_default();
-    if matches!(mail.kind, MailKind::TokenLeaked | MailKind::Notification) {
+    let Some(kind) = AccountMail::of(mail.kind) else {
         let id = mail.link_id.as_deref().unwrap_or_default();
         let Some(notification) = app.store.notification(id).await? else {
             return Ok(Err("its notification was deleted".to_owned()));
         };
         let (subject, body) = of_notification(base_url, &notification);
         return Ok(build(sender, mail, subject, body));
-    }
+    };
     let link = match &mail.link_id {
         None => None,
         Some(id) => match app.store.account_link(id).await? {
@@ -46,18 +46,18 @@ pub(super) async fn of(
         },
     };
     let text = Text { base_url, link: link.as_deref(), contact: app.config.contact.as_deref() };
-    let (subject, body) = text.of(mail.kind);
+    let (subject, body) = text.of(kind);
     Ok(build(sender, mail, subject, body))
 }
 
 /// Subject and body of a mail about a notification. It has no words of others' beside the names that its user has chosen.
-fn of_notification(base_url: &str, told: &Notification) -> (&'static str, String) {
-    let text = wrapped(&notification::text(told));
+fn of_notification(base_url: &str, notification: &Notification) -> (&'static str, String) {
+    let text = wrapped(&notification::text(notification));
     let body = format!(
         "{text}\n\nMore about it:\n{base_url}/account/notifications\n\n\
          There you also choose what you get by mail.\n"
     );
-    (notification::title(told.kind), body)
+    (notification::title(notification.kind), body)
 }
 
 /// A text in lines of at most 72 characters, unless a word is longer.
@@ -99,6 +99,42 @@ fn encode(body: String) -> Body {
     Body::new(body)
 }
 
+/// A mail that isn't about a notification.
+#[derive(Debug, Clone, Copy)]
+enum AccountMail {
+    ResetPassword,
+    PasswordChanged,
+    ConfirmEmail,
+    EmailChangeAsked,
+    EmailChanged,
+    SignUp,
+    Invitation,
+    SecondFactorOn,
+    SecondFactorOff,
+    WrongCodes,
+    AddressTaken,
+}
+
+impl AccountMail {
+    /// `None` if it is made from a notification.
+    fn of(kind: MailKind) -> Option<Self> {
+        Some(match kind {
+            MailKind::ResetPassword => Self::ResetPassword,
+            MailKind::PasswordChanged => Self::PasswordChanged,
+            MailKind::ConfirmEmail => Self::ConfirmEmail,
+            MailKind::EmailChangeAsked => Self::EmailChangeAsked,
+            MailKind::EmailChanged => Self::EmailChanged,
+            MailKind::SignUp => Self::SignUp,
+            MailKind::Invitation => Self::Invitation,
+            MailKind::SecondFactorOn => Self::SecondFactorOn,
+            MailKind::SecondFactorOff => Self::SecondFactorOff,
+            MailKind::WrongCodes => Self::WrongCodes,
+            MailKind::AddressTaken | MailKind::AddressTakenByChange => Self::AddressTaken,
+            MailKind::TokenLeaked | MailKind::Notification => return None,
+        })
+    }
+}
+
 /// What texts are made of.
 struct Text<'a> {
     base_url: &'a str,
@@ -109,10 +145,10 @@ struct Text<'a> {
 
 impl Text<'_> {
     /// Subject and body.
-    fn of(&self, kind: MailKind) -> (&'static str, String) {
+    fn of(&self, kind: AccountMail) -> (&'static str, String) {
         let (base_url, link, ask) = (self.base_url, self.link(), self.ask());
         match kind {
-            MailKind::ResetPassword => (
+            AccountMail::ResetPassword => (
                 "Set a new password",
                 format!(
                     "Somebody asked for a new password for your account at\n{base_url}\n\n\
@@ -120,14 +156,14 @@ impl Text<'_> {
                      If that wasn't you, do nothing: your password stays as it is.\n"
                 ),
             ),
-            MailKind::PasswordChanged => (
+            AccountMail::PasswordChanged => (
                 "Your password was changed",
                 format!(
                     "The password of your account at\n{base_url}\nwas changed, and all browsers were signed out.\n\n\
                      If that wasn't you, set another one at once:\n{base_url}/forgot-password\n{ask}"
                 ),
             ),
-            MailKind::ConfirmEmail => (
+            AccountMail::ConfirmEmail => (
                 "Confirm your e-mail address",
                 format!(
                     "Somebody wants to use this address for their account at\n{base_url}\n\n\
@@ -135,7 +171,7 @@ impl Text<'_> {
                      If it wasn't, do nothing: nothing changes.\n"
                 ),
             ),
-            MailKind::EmailChangeAsked => (
+            AccountMail::EmailChangeAsked => (
                 "Another e-mail address was asked for",
                 format!(
                     "Somebody who knows the password of your account at\n{base_url}\nwants to use another e-mail address for it. \
@@ -143,33 +179,29 @@ impl Text<'_> {
                      If that wasn't you, change your password now, which undoes it:\n{base_url}/account\n{ask}"
                 ),
             ),
-            MailKind::EmailChanged => (
+            AccountMail::EmailChanged => (
                 "Your e-mail address was changed",
                 format!(
                     "Your account at\n{base_url}\nhas another e-mail address now. This one no longer signs you in.\n{ask}"
                 ),
             ),
-            MailKind::SignUp | MailKind::Invitation => (
-                if kind == MailKind::SignUp { "Create your account" } else { "You are invited" },
+            AccountMail::SignUp | AccountMail::Invitation => (
+                if matches!(kind, AccountMail::SignUp) { "Create your account" } else { "You are invited" },
                 format!(
                     "{} at\n{base_url}\n\n\
                      To choose a password and create it, open this address:\n\n{link}\n\n\
                      If you don't want an account, do nothing: there is none.\n",
-                    if kind == MailKind::SignUp {
+                    if matches!(kind, AccountMail::SignUp) {
                         "Somebody wants to create an account with this address"
                     } else {
                         "You are invited to create an account"
                     }
                 ),
             ),
-            MailKind::SecondFactorOn | MailKind::SecondFactorOff | MailKind::WrongCodes => {
+            AccountMail::SecondFactorOn | AccountMail::SecondFactorOff | AccountMail::WrongCodes => {
                 self.of_second_factor(kind)
             }
-            // Made from the notification.
-            MailKind::TokenLeaked | MailKind::Notification => {
-                ("News of your account", format!("See\n{base_url}/account/notifications\n"))
-            }
-            MailKind::AddressTaken | MailKind::AddressTakenByChange => (
+            AccountMail::AddressTaken => (
                 "You have an account already",
                 format!(
                     "Somebody wanted to use this address for an account at\n{base_url}\n\n\
@@ -180,17 +212,17 @@ impl Text<'_> {
         }
     }
 
-    fn of_second_factor(&self, kind: MailKind) -> (&'static str, String) {
+    fn of_second_factor(&self, kind: AccountMail) -> (&'static str, String) {
         let (base_url, ask) = (self.base_url, self.ask());
         let change = format!("change your password now:\n{base_url}/account\n{ask}");
         match kind {
-            MailKind::SecondFactorOn => (
+            AccountMail::SecondFactorOn => (
                 "Your second factor is on",
                 format!(
                     "Signing in to your account at\n{base_url}\nnow needs a code, too.\n\nIf that wasn't you, {change}"
                 ),
             ),
-            MailKind::SecondFactorOff => (
+            AccountMail::SecondFactorOff => (
                 "Your second factor is off",
                 format!(
                     "Your account at\n{base_url}\nno longer asks for a code.\n\nIf that wasn't you, {change}"
@@ -243,7 +275,7 @@ mod tests {
             (MailKind::SecondFactorOff, false),
             (MailKind::WrongCodes, false),
         ] {
-            let (subject, body) = text.of(kind);
+            let (subject, body) = text.of(AccountMail::of(kind).unwrap());
             assert_eq!(body.contains(&code), has_link, "{kind:?}");
             let long = body.lines().find(|line| line.len() > 76 && !line.contains(&code));
             assert_eq!(long, None, "{kind:?}");

@@ -1,6 +1,6 @@
 //! When a cache sleeps, as its user may choose it: as the plan says, or earlier.
 
-use identity::sleep::wish_text;
+use identity::sleep::sleep_after_text;
 
 use super::date::exactly;
 
@@ -30,12 +30,12 @@ impl SleepForm {
         times.dedup();
         let plan = of_plan.map_or("never".to_owned(), |seconds| format!("after {}", exactly(seconds)));
         let plan = SleepChoice {
-            value: wish_text(None),
+            value: sleep_after_text(None),
             title: format!("As the plan says: {plan}"),
             is_current: own.is_none(),
         };
         let time = |seconds: i64| SleepChoice {
-            value: wish_text(Some(seconds)),
+            value: sleep_after_text(Some(seconds)),
             title: format!("After {}", exactly(seconds)),
             is_current: own == Some(seconds),
         };

@@ -52,6 +52,8 @@ type Resolver = Arc<dyn Fn(String, u16) -> Resolving + Send + Sync>;
 pub(crate) struct Client {
     tls: TlsConnector,
     resolver: Resolver,
+    /// Time limit of a whole request.
+    request_timeout: Duration,
 }
 
 /// Why a request wasn't answered. The words are ours alone: what a receiver says is neither kept nor shown.
@@ -100,6 +102,7 @@ impl Client {
         Ok(Self {
             tls: TlsConnector::from(Arc::new(tls)),
             resolver: Arc::new(|host, port| Box::pin(resolve(host, port))),
+            request_timeout: REQUEST_TIMEOUT,
         })
     }
 
@@ -125,7 +128,7 @@ impl Client {
             let stream = self.tls.connect(name, stream).await.map_err(|_| SendError::Tls)?;
             exchange(stream, request).await
         };
-        timeout(REQUEST_TIMEOUT, send).await.unwrap_or(Err(SendError::Timeout))
+        timeout(self.request_timeout, send).await.unwrap_or(Err(SendError::Timeout))
     }
 
     /// Connects to an address of the URL's name, if all of them are admitted.

@@ -10,7 +10,7 @@ use crate::webhook_receiver::Receiver;
 
 const PAGE: &str = "/account/webhooks";
 const EMAIL: &str = "ann@example.com";
-/// Every kind, as a form sends them.
+/// Some kinds, as a form sends them.
 const KINDS: [&str; 3] = ["token_leaked", "cache_failed", "webhook_disabled"];
 
 /// A web UI that may send to a receiver.
@@ -34,7 +34,7 @@ async fn create(visitor: &mut Visitor, fields: &[(&str, &str)]) -> Response {
     visitor.post(PAGE, &fields).await
 }
 
-/// Creates a webhook for every kind; returns its id and its secret.
+/// Creates a webhook for some kinds; returns its id and its secret.
 async fn create_for(visitor: &mut Visitor, url: &str) -> (String, String) {
     let fields: Vec<(&str, &str)> = [("url", url)].into_iter().chain(KINDS.map(|kind| (kind, ""))).collect();
     let created = create(visitor, &fields).await;

@@ -42,7 +42,7 @@ fn a_cache_sleeps_while_nobody_uses_it() {
         ),
     ] {
         let mut instance = instance(DesiredState::Running, route(state, 1));
-        (instance.sleep_after_seconds, instance.wake_requested) = (Some(60), wakes);
+        (instance.effective_sleep_after_seconds, instance.wake_requested) = (Some(60), wakes);
         assert_eq!(summary(&plan(&instance, &[], &containers, 0)), expected, "{name}");
     }
     let never = instance(DesiredState::Running, route(S::Running, 1));

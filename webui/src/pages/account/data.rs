@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
-use store::SessionRow;
+use store::{NOTIFICATIONS_PER_USER_MAX, SessionRow};
 
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -14,8 +14,6 @@ use crate::state::AppState;
 
 /// Entries of the audit log, the newest. Each has 3 KiB at most.
 const AUDIT_ENTRIES_MAX: i64 = 1_000;
-/// All that are kept.
-const NOTIFICATIONS_MAX: i64 = 200;
 const DISPOSITION: &str = "attachment; filename=\"memgate-account.json\"";
 
 /// `GET /account/data.json`
@@ -46,7 +44,7 @@ pub(crate) async fn download(State(app): State<Arc<AppState>>, me: SignedIn) -> 
         "caches": store.caches_of(&user.id).await?,
         "tokens": store.tokens_of_user(&user.id).await?,
         "api_keys": store.api_keys_of(&user.id).await?,
-        "notifications": store.notifications_of(&user.id, None, NOTIFICATIONS_MAX).await?,
+        "notifications": store.notifications_of(&user.id, None, NOTIFICATIONS_PER_USER_MAX).await?,
         "notifications_by_mail": store.mail_kinds_of(&user.id).await?,
         "webhooks": store.webhooks_of(&user.id).await?,
         "leaked_tokens": store.leaks_of(&user.id).await?,

@@ -1,4 +1,4 @@
-//! Notifications of the signed-in user: what was told lately, what comes by mail, and the way to webhooks.
+//! Notifications of the signed-in user: the latest, what comes by mail, and the way to webhooks.
 
 use std::sync::Arc;
 
@@ -78,13 +78,13 @@ pub(crate) async fn submit(
 }
 
 impl NotificationView {
-    fn new(told: &Notification) -> Self {
+    fn new(notification: &Notification) -> Self {
         Self {
-            kind: told.kind.name(),
-            title: told.kind.label(),
-            text: notification::text(told),
-            when: minute_of(told.created_at),
-            ago: ago(now().since(told.created_at)),
+            kind: notification.kind.name(),
+            title: notification.kind.label(),
+            text: notification::text(notification),
+            when: minute_of(notification.created_at),
+            ago: ago(now().since(notification.created_at)),
         }
     }
 }

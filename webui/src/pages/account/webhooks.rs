@@ -4,18 +4,21 @@ mod change;
 mod show;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use identity::time_text;
 use serde::Deserialize;
-use store::{DisabledReason, NotificationKinds, Webhook, now};
+use store::{DisabledReason, NotificationKind, NotificationKinds, Webhook, now};
 
 pub(crate) use self::change::{delete, disable, edit, enable, rotate, send_again, test};
 pub(crate) use self::show::show as show_one;
 use super::{PasswordRejection, has_second_factor, verify_current};
-use crate::actions::webhooks::{Wanted, WantedErrors};
+use crate::actions::webhooks::{WebhookInput, WebhookInputErrors};
 use crate::actions::{self, ActionError, Refusal};
 use crate::forms::kinds::{KindBox, KindBoxes, boxes};
 use crate::http::client_ip::ClientIp;
@@ -24,7 +27,7 @@ use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::{Layout, render};
 use crate::state::AppState;
-use crate::view::date::{ago, day};
+use crate::view::date::day;
 
 const PATH: &str = "/account/webhooks";
 
@@ -54,7 +57,7 @@ struct WebhookView {
     description: String,
     kinds: String,
     created: String,
-    /// How it does: `works`, `failing since ...`, `disabled: ...`.
+    /// `enabled`, `has failed for ...`, or `disabled: ...`.
     state: String,
     is_enabled: bool,
 }
@@ -93,9 +96,9 @@ pub(crate) struct Params {
 pub(crate) async fn list(
     State(app): State<Arc<AppState>>,
     me: SignedIn,
-    params: Result<axum::extract::Query<Params>, axum::extract::rejection::QueryRejection>,
+    params: Result<Query<Params>, QueryRejection>,
 ) -> Result<Response, PageError> {
-    let axum::extract::Query(params) = params.unwrap_or_default();
+    let Query(params) = params.unwrap_or_default();
     let view = PageState {
         deleted: params.deleted.is_some(),
         kinds: NotificationKinds::ALL,
@@ -114,15 +117,15 @@ pub(crate) async fn create(
     let reject = async |status, errors| {
         page(&app, &me, status, &form, PageState { errors, kinds, ..PageState::default() }).await
     };
-    let wanted = match Wanted::parse(&app, &form.url, &form.description, kinds) {
-        Ok(wanted) => wanted,
+    let input = match WebhookInput::parse(&app, &form.url, &form.description, kinds) {
+        Ok(input) => input,
         Err(errors) => return reject(StatusCode::UNPROCESSABLE_ENTITY, errors.into()).await,
     };
     let verified = verify_current(&app, &me, client_ip, form.password.clone(), &form.code).await?;
     if let Err(rejection) = verified {
         return Ok(rejection.add_headers(reject(rejection.status(), (&rejection).into()).await?));
     }
-    match actions::webhooks::create(&app, &me.user, &wanted).await {
+    match actions::webhooks::create(&app, &me.user, &input).await {
         Ok(revealed) => {
             let view =
                 PageState { revealed: Some(revealed), kinds: NotificationKinds::ALL, ..PageState::default() };
@@ -178,13 +181,17 @@ impl WebhookView {
             (Some(DisabledReason::Failing), _) => {
                 "disabled: every attempt had failed for three days".to_owned()
             }
-            (None, Some(since)) => format!("failing since {}", ago(now().since(since))),
+            (None, Some(since)) => {
+                let time = now().since(since).max(Duration::from_secs(1));
+                format!("has failed for {}", time_text::duration(time))
+            }
             (None, None) => "enabled".to_owned(),
         };
         let kinds = if webhook.kinds == NotificationKinds::ALL {
             "all kinds".to_owned()
         } else {
-            webhook.kinds.list(", ")
+            let chosen = NotificationKind::CHOICES.into_iter().filter(|kind| webhook.kinds.contains(*kind));
+            chosen.map(NotificationKind::label).collect::<Vec<_>>().join("; ")
         };
         Self {
             is_enabled: webhook.disabled.is_none(),
@@ -198,8 +205,8 @@ impl WebhookView {
     }
 }
 
-impl From<WantedErrors> for Errors {
-    fn from(WantedErrors { url, description, kinds }: WantedErrors) -> Self {
+impl From<WebhookInputErrors> for Errors {
+    fn from(WebhookInputErrors { url, description, kinds }: WebhookInputErrors) -> Self {
         Self { url, description, kinds, ..Self::default() }
     }
 }

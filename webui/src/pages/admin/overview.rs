@@ -43,7 +43,7 @@ struct Tile {
     title: &'static str,
     value: String,
     detail: String,
-    /// Where more is said of it.
+    /// Where more is said of it; empty if nowhere.
     link: &'static str,
 }
 
@@ -62,7 +62,7 @@ struct Facts {
     revision: i64,
     /// Of the last hour.
     denials: Vec<DenialTotal>,
-    /// Webhooks whose receivers don't take anything now.
+    /// Enabled webhooks whose last attempt failed.
     failing_webhooks: i64,
     writes: WriteHealth,
     audit: AuditStatus,
@@ -94,7 +94,7 @@ impl Facts {
             plan: store.plan(&app.config.plan).await?,
             proxies: Proxy::current(&store.proxies().await?, now()),
             denials: store.denial_totals(now().saturating_sub(HOUR)).await?,
-            failing_webhooks: store.failing_webhooks(Duration::ZERO).await?,
+            failing_webhooks: store.failing_webhooks().await?,
             writes: store.write_health(),
             audit: app.audit_check.status(),
         })
@@ -151,8 +151,8 @@ impl Facts {
                 "webhooks",
                 "Failing webhooks",
                 grouped(self.failing_webhooks),
-                "whose receivers took nothing at the last attempt".to_owned(),
-                "/admin/settings",
+                "enabled ones whose last attempt failed".to_owned(),
+                "",
             ),
             self.audit_tile(),
         ]
@@ -169,7 +169,7 @@ impl Facts {
 
     fn memory_tile(&self) -> Tile {
         let (value, detail) = match &self.memory {
-            None => ("unknown".to_owned(), "no provisioner has told yet".to_owned()),
+            None => ("unknown".to_owned(), "not known before a provisioner runs".to_owned()),
             Some(memory) => {
                 let fit = self.plan.as_ref().map_or_else(String::new, |plan| {
                     format!(

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 use store::{NewOperation, UserState};
 
-use super::settings::{self, Done, SettingsForm};
+use super::settings::{self, PageState, SettingsForm};
 use super::{Header, OwnCache, Tab, path_of};
 use crate::actions::{self, ActionError, SUSPENDED};
 use crate::http::csrf::CsrfForm;
@@ -148,7 +148,7 @@ async fn reject(
         sleep_error: None,
         error: Some((new.kind(), error)),
     };
-    settings::page(app, own, status, (Done::default(), form)).await
+    settings::page(app, own, status, PageState { form, ..PageState::default() }).await
 }
 
 async fn confirmation(app: &AppState, own: &OwnCache, new: NewOperation) -> Result<Response, PageError> {

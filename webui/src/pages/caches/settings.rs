@@ -57,11 +57,12 @@ pub(crate) struct Params {
     saved: Option<String>,
 }
 
-/// What was just done.
+/// What the page shows of the request before it: what was done, or what was sent and isn't accepted.
 #[derive(Default)]
-pub(super) struct Done<'a> {
-    requested: Option<&'a str>,
-    is_saved: bool,
+pub(super) struct PageState<'a> {
+    pub(super) requested: Option<&'a str>,
+    pub(super) is_saved: bool,
+    pub(super) form: SettingsForm,
 }
 
 pub(crate) async fn show(
@@ -70,23 +71,26 @@ pub(crate) async fn show(
     params: Result<Query<Params>, QueryRejection>,
 ) -> Result<Response, PageError> {
     let Query(params) = params.unwrap_or_default();
-    let done = Done { requested: params.requested.as_deref(), is_saved: params.saved.is_some() };
-    page(&app, &own, StatusCode::OK, (done, SettingsForm::default())).await
+    let view = PageState {
+        requested: params.requested.as_deref(),
+        is_saved: params.saved.is_some(),
+        form: SettingsForm::default(),
+    };
+    page(&app, &own, StatusCode::OK, view).await
 }
 
-/// The page, with what was sent and the error about it, or with what was asked for.
 pub(super) async fn page(
     app: &AppState,
     own: &OwnCache,
     status: StatusCode,
-    (done, form): (Done<'_>, SettingsForm),
+    view: PageState<'_>,
 ) -> Result<Response, PageError> {
     let header = Header::new(app, own, Tab::Settings).await?;
     let (min_mb, max_mb) = memory_range(app, &own.cache, &own.instance).await?;
     let plan = app.store.plan(&own.cache.plan).await?;
     // Told until it has ended: then the header tells how.
     let open = header.state.operation.as_ref().map(|operation| operation.kind);
-    let requested = done.requested;
+    let requested = view.requested;
     let requested = KINDS.into_iter().find(|kind| requested == Some(kind.as_str()) && open == requested);
     let page = Page {
         layout: Layout::signed_in(&own.me),
@@ -97,11 +101,11 @@ pub(super) async fn page(
         plan: &own.cache.plan,
         min_mb,
         max_mb,
-        form,
+        form: view.form,
         requested: requested.map(name),
         requested_kind: requested.map(OperationKind::as_str),
         sleep: SleepForm::new(own.cache.sleep_after_seconds, plan.and_then(|plan| plan.sleep_after_seconds)),
-        is_saved: done.is_saved,
+        is_saved: view.is_saved,
     };
     render(status, &page)
 }
@@ -178,7 +182,7 @@ impl Page<'_> {
     }
 
     fn sleep_after(&self) -> Option<String> {
-        self.instance.sleep_after_seconds.map(exactly)
+        self.instance.effective_sleep_after_seconds.map(exactly)
     }
 
     fn memory_typed(&self) -> String {

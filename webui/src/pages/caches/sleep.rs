@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use identity::sleep::parse_wish;
+use identity::sleep::parse_sleep_after;
 use serde::Deserialize;
 
-use super::settings::{self, Done, SettingsForm};
+use super::settings::{self, PageState, SettingsForm};
 use super::{OwnCache, Tab, path_of};
 use crate::actions::{self, ActionError};
 use crate::http::csrf::CsrfForm;
@@ -28,9 +28,9 @@ pub(crate) async fn submit(
 ) -> Result<Response, PageError> {
     let reject = async |status, error: String| {
         let form = SettingsForm { sleep_error: Some(error), ..SettingsForm::default() };
-        settings::page(&app, &own, status, (Done::default(), form)).await
+        settings::page(&app, &own, status, PageState { form, ..PageState::default() }).await
     };
-    let seconds = match parse_wish(fields.sleep_after.trim()) {
+    let seconds = match parse_sleep_after(fields.sleep_after.trim()) {
         Ok(seconds) => seconds,
         Err(fix) => {
             let error = format!("This time can’t be used: {fix}.");

@@ -14,7 +14,7 @@ fn instance(warm: bool, memory_mb: i64) -> Instance {
         connections: 100,
         item_size_max: 1 << 20,
         warm,
-        sleep_after_seconds: None,
+        effective_sleep_after_seconds: None,
         wake_requested: false,
         cpu_weight: 100,
         desired: DesiredState::Running,

@@ -47,7 +47,10 @@ async fn user_chooses_an_earlier_sleep_than_the_plans_and_no_later_one() {
     assert_eq!((saved.status, saved.location()), (303, &*path), "{}", saved.body);
     let page = visitor.get(&path).await;
     assert!(page.text("saved").is_some() && page.body.contains("After 1 hour without a command"));
-    assert_eq!((choices(&page).1.as_str(), instance(&site).await.sleep_after_seconds), ("1h", Some(3600)));
+    assert_eq!(
+        (choices(&page).1.as_str(), instance(&site).await.effective_sleep_after_seconds),
+        ("1h", Some(3600))
+    );
     let entry = site.store.audit_before(i64::MAX, 1).await.unwrap().remove(0);
     assert_eq!(
         (entry.action.as_str(), entry.actor),
@@ -68,7 +71,7 @@ async fn user_chooses_an_earlier_sleep_than_the_plans_and_no_later_one() {
         assert!(refused.text("sleep-error").unwrap().starts_with(error), "{typed}: {}", refused.body);
     }
     assert_eq!(ask(&mut visitor, "sleep", &[("sleep_after", "plan")]).await.status, 303);
-    assert_eq!(instance(&site).await.sleep_after_seconds, Some(1800));
+    assert_eq!(instance(&site).await.effective_sleep_after_seconds, Some(1800));
     let (mut other, _) = site.sign_up_user("b@example.com").await;
     let foreign = visitor.path("/caches/{cache}/sleep");
     assert_eq!(other.post(&foreign, &[("sleep_after", "5m")]).await.status, 404);
@@ -76,5 +79,5 @@ async fn user_chooses_an_earlier_sleep_than_the_plans_and_no_later_one() {
     site.store.set_user_state(&user.id, UserState::Suspended).await.unwrap();
     let refused = ask(&mut visitor, "sleep", &[("sleep_after", "5m")]).await;
     assert_eq!(refused.status, 403);
-    assert_eq!(instance(&site).await.sleep_after_seconds, Some(1800));
+    assert_eq!(instance(&site).await.effective_sleep_after_seconds, Some(1800));
 }

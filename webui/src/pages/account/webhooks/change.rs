@@ -10,7 +10,7 @@ use store::Webhook;
 
 use super::show::{PageState, page};
 use super::{Form, PATH, verify_current};
-use crate::actions::webhooks::{self, Wanted};
+use crate::actions::webhooks::{self, WebhookInput};
 use crate::actions::{ActionError, Refusal};
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::{CsrfForm, NoFields};
@@ -39,15 +39,15 @@ pub(crate) async fn edit(
         let sent = Some((form.url.clone(), form.description.clone(), kinds));
         page(&app, &me, status, webhook, PageState { sent, errors, ..PageState::default() }).await
     };
-    let wanted = match Wanted::parse(&app, &form.url, &form.description, kinds) {
-        Ok(wanted) => wanted,
+    let input = match WebhookInput::parse(&app, &form.url, &form.description, kinds) {
+        Ok(input) => input,
         Err(errors) => return reject(webhook, StatusCode::UNPROCESSABLE_ENTITY, errors.into()).await,
     };
     let verified = verify_current(&app, &me, client_ip, form.password.clone(), &form.code).await?;
     if let Err(rejection) = verified {
         return Ok(rejection.add_headers(reject(webhook, rejection.status(), (&rejection).into()).await?));
     }
-    let changed = webhooks::update(&app, &me.user, &webhook, &wanted).await;
+    let changed = webhooks::change(&app, &me.user, &webhook, Some(&input), None).await;
     finish(&app, &me, webhook, changed, "saved").await
 }
 
@@ -79,7 +79,7 @@ pub(crate) async fn enable(
     CsrfForm { sender: me, .. }: CsrfForm<SignedIn, NoFields>,
 ) -> Result<Response, PageError> {
     let webhook = webhooks::find(&app, &me.user, &id).await?;
-    let enabled = webhooks::set_enabled(&app, &me.user, &webhook, true).await;
+    let enabled = webhooks::change(&app, &me.user, &webhook, None, Some(true)).await;
     finish(&app, &me, webhook, enabled, "enabled").await
 }
 
@@ -89,7 +89,7 @@ pub(crate) async fn disable(
     CsrfForm { sender: me, .. }: CsrfForm<SignedIn, NoFields>,
 ) -> Result<Response, PageError> {
     let webhook = webhooks::find(&app, &me.user, &id).await?;
-    let disabled = webhooks::set_enabled(&app, &me.user, &webhook, false).await;
+    let disabled = webhooks::change(&app, &me.user, &webhook, None, Some(false)).await;
     finish(&app, &me, webhook, disabled, "disabled").await
 }
 

@@ -78,7 +78,7 @@ pub(super) struct PageState {
 
 /// What a redirect to the page may say that was done, and how the page says it.
 const DONE: [(&str, &str); 4] = [
-    ("saved", "The webhook is changed. What is sent from now on goes there."),
+    ("saved", "The webhook is changed. Everything sent from now on uses the new settings."),
     ("enabled", "The webhook is enabled."),
     ("disabled", "The webhook is disabled. Nothing is sent to it."),
     ("sending", "It is being sent. Open this page again to see what came of it."),

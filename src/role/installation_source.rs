@@ -1,4 +1,4 @@
-//! Where a role finds its installation: the data directory, or on another machine a key file.
+//! Where a role finds its installation: the data directory, or for a further proxy a key file.
 
 use store::{LaneKey, Store, TokenKey};
 
@@ -8,12 +8,12 @@ use crate::output::CliError;
 use crate::settings::Settings;
 
 /// The installation's id, keys and store.
-pub(super) enum Home {
+pub(super) enum InstallationSource {
     DataDir(DataDir),
     KeyFile(Box<KeyFile>),
 }
 
-impl Home {
+impl InstallationSource {
     /// The installation's id.
     ///
     /// # Errors
