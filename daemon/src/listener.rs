@@ -7,9 +7,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-pub use self::port::Port;
+pub use self::port::{Port, PortState};
 
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -50,6 +50,14 @@ impl Listeners {
         let listener = self.take_or_bind(address, 1)?.pop();
         tokio::net::TcpListener::from_std(listener.ok_or(io::ErrorKind::AddrNotAvailable)?)
     }
+}
+
+/// Makes a socket listen. Does nothing to one that listens already.
+///
+/// # Errors
+/// If the system refuses.
+pub fn listen(listener: &TcpListener) -> io::Result<()> {
+    SockRef::from(listener).listen(BACKLOG)
 }
 
 /// Binds `count` listeners to one address. Several share it (SO_REUSEPORT), and the kernel spreads connections over them.
