@@ -277,7 +277,16 @@ async fn follow_control(control: Option<OwnedFd>, takeover: &Takeover) -> Infall
     let Some(control) = control.and_then(|control| readable_file::register(control).ok()) else {
         return std::future::pending().await;
     };
-    while let Ok(mut ready) = control.readable().await {
+    loop {
+        let ready = tokio::select! {
+            ready = control.readable() => ready,
+            () = takeover.begun() => {
+                // `memgate up` waits for it.
+                let _ = fd_passing::send(&control, handover::TAKEN_OVER, None);
+                break;
+            }
+        };
+        let Ok(mut ready) = ready else { break };
         match fd_passing::receive_now(&control, &mut [0; 1]) {
             Ok(Some(message)) if message.length == 0 => break,
             Ok(Some(message)) => {

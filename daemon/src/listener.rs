@@ -25,7 +25,8 @@ impl From<Vec<TcpListener>> for Listeners {
 }
 
 impl Listeners {
-    /// Takes those that are bound to an address, however many there are. If there is none, binds `count`.
+    /// Takes those that are bound to an address, however many there are; they may not [listen] yet. If there is none, binds
+    /// `count`.
     ///
     /// # Errors
     /// As [`bind`].
@@ -42,13 +43,14 @@ impl Listeners {
         Ok(taken)
     }
 
-    /// The same for one socket of a tokio runtime.
+    /// The same for one socket of a tokio runtime, which listens.
     ///
     /// # Errors
     /// As [`bind`].
     pub fn take_or_bind_one(&self, address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-        let listener = self.take_or_bind(address, 1)?.pop();
-        tokio::net::TcpListener::from_std(listener.ok_or(io::ErrorKind::AddrNotAvailable)?)
+        let listener = self.take_or_bind(address, 1)?.pop().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        listen(&listener)?;
+        tokio::net::TcpListener::from_std(listener)
     }
 }
 

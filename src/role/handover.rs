@@ -10,6 +10,9 @@ use daemon::fd_passing;
 
 const CHUNK: usize = 8 << 10;
 
+/// What a role says through its control channel once its successor has taken over.
+pub(crate) const TAKEN_OVER: &[u8] = b"t";
+
 /// What a socket is for. Its byte is white space, with which JSON may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {

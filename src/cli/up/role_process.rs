@@ -37,7 +37,7 @@ pub(super) struct RoleProcess {
     /// Names the process, also when it has ended and its id is another's.
     handle: AsyncFd<OwnedFd>,
     /// Through which it is told of its successor.
-    control: OwnedFd,
+    control: AsyncFd<OwnedFd>,
     /// Its stdout and stderr, for the next program of this process.
     pipes: [OwnedFd; 2],
     watchdog: Watchdog<pipe::Receiver>,
@@ -166,7 +166,7 @@ impl RoleProcess {
         let read = |pipe: &OwnedFd| pipe::Receiver::from_owned_fd(pipe.try_clone()?);
         let watchdog = Watchdog::new(Some(read(&pipes[0])?));
         let log = RoleLog::start(role.name(), format, read(&pipes[1])?);
-        let handle = readable_file::register(handle)?;
+        let (handle, control) = (readable_file::register(handle)?, readable_file::register(control)?);
         Ok(Self { role, pid, handle, control, pipes, watchdog, log, has_ended: false, group })
     }
 
@@ -174,7 +174,7 @@ impl RoleProcess {
     pub(super) fn state(&self) -> (ProcessState, [BorrowedFd<'_>; 3]) {
         let group = self.group.as_ref().map(|group| group.folder().to_path_buf());
         let state = ProcessState { pid: self.pid.as_raw_nonzero().get(), group };
-        (state, [self.control.as_fd(), self.pipes[0].as_fd(), self.pipes[1].as_fd()])
+        (state, [self.control.get_ref().as_fd(), self.pipes[0].as_fd(), self.pipes[1].as_fd()])
     }
 
     /// Its process id.
@@ -229,6 +229,23 @@ impl RoleProcess {
     /// If it has ended.
     pub(super) fn announce_successor(&self, socket: &OwnedFd) -> io::Result<()> {
         fd_passing::send(&self.control, b"s", Some(socket.as_fd()))
+    }
+
+    /// Waits until its successor has taken over.
+    ///
+    /// # Errors
+    /// If it has ended before.
+    pub(super) async fn taken_over(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.control.readable().await?;
+            let mut message = [0; handover::TAKEN_OVER.len()];
+            match fd_passing::receive_now(&self.control, &mut message)? {
+                Some(received) if received.length == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Some(_) if message == handover::TAKEN_OVER => return Ok(()),
+                Some(_) => {}
+                None => ready.clear_ready(),
+            }
+        }
     }
 
     /// Copies its last lines, once it has ended.

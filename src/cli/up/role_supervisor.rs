@@ -206,9 +206,9 @@ impl RoleSupervisor {
             let _ = old.announce_successor(&successor);
         }
         drop(successor);
-        let (role, health) = (self.role(), self.role().health(&self.settings));
+        let pid = new.pid();
         let reason = tokio::select! {
-            () = until_ready(role, health, &self.installation, new.pid()) => None,
+            () = self.until_taken_over(pid) => None,
             ended = new.ended_or_hung() => Some(match ended {
                 Ended::Exited(Ok(status)) => status.to_string(),
                 Ended::Exited(Err(error)) => error.to_string(),
@@ -225,9 +225,19 @@ impl RoleSupervisor {
                 new.kill().await;
                 new.finish_log().await;
                 self.supervised.ports.cancel_takeover();
-                Err(failed(format!("the new {} didn't get ready ({reason})", role.name())))
+                Err(failed(format!("the new {} didn't get ready ({reason})", self.role().name())))
             }
         }
+    }
+
+    /// Waits until the newest of the processes that drain has a successor. If it ends before, waits until the new process works.
+    async fn until_taken_over(&self, pid: u32) {
+        if let Some(old) = self.supervised.draining.last()
+            && old.taken_over().await.is_ok()
+        {
+            return;
+        }
+        until_ready(self.role(), self.role().health(&self.settings), &self.installation, pid).await;
     }
 
     /// At once, because clients that connect from now on wait for the next process.
