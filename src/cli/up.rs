@@ -75,7 +75,10 @@ fn start(
     program: Rc<Program>,
     inherited: &mut Option<Inherited>,
 ) -> Result<(), CliError> {
-    let settings = Settings::load(global)?;
+    let settings = match inherited {
+        Some(inherited) => inherited.settings(global)?,
+        None => Settings::load(global)?,
+    };
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     let system_users = SystemUsers::ensure()?;
     let mut data_dir = DataDir::of(global);
@@ -226,7 +229,7 @@ impl Up {
                     return Ok(());
                 }
                 Outcome::Left(left) => {
-                    let error = self.program.replace(self.lock.file(), &left);
+                    let error = self.program.replace(self.lock.file(), &self.loaded, &left);
                     tracing::error!("{error}");
                     self.lock.record_upgrade(Err(error.to_string()));
                     roles = left;

@@ -284,9 +284,9 @@ fn the_program_before_goes_on_if_the_new_one_gives_up() {
     let ada = product.add_user("ada@example.org");
     let mut client = Client::log_in(&product, &ada, None, "key".to_owned());
     let before = product.roles();
-    let missing = "MEMGATE_PROVISIONER__IMAGE_CONTEXT";
+    // Nor could the program before work with the settings that the new one finds.
     let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *--check*) echo 9.9.9;; *) {missing}=/nowhere MEMGATE_STORE__PATH=/nowhere/x.db exec {MEMGATE} \"$@\";; esac\n"
+        "#!/bin/sh\ncase \"$*\" in *--check*) echo 9.9.9;; *) export MEMGATE_STORE__NOSUCH=1; exec {MEMGATE} \"$@\";; esac\n"
     );
     program.replace_by(script.as_bytes());
     let output = upgrade(&product);

@@ -22,13 +22,15 @@ use daemon::fd_passing;
 use daemon::telemetry::LogFormat;
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::listeners::{RoleListeners, RolePortState};
 use super::role_group::RoleGroup;
 use super::role_process::{ProcessState, RoleProcess};
 use super::supervisor::SupervisedRole;
 use super::user_manager::RoleUser;
-use crate::output::CliError;
+use crate::global_args::GlobalArgs;
+use crate::output::{CliError, escape_controls};
 use crate::role::Role;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
@@ -72,6 +74,8 @@ struct State {
     program: PathBuf,
     /// Why the program after this one has given up, if it has.
     failure: Option<String>,
+    /// The settings of the program before, which it takes back if the next one gives up: the file may be another by then.
+    settings: Value,
     ports: Vec<RolePortState>,
     roles: Vec<RoleState>,
 }
@@ -116,8 +120,7 @@ impl Program {
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => return Err(failed(format!("no answer within {CHECK_TIMEOUT:?}"))),
         };
-        let text =
-            |bytes: &[u8]| crate::output::escape_controls(&String::from_utf8_lossy(bytes)).trim().to_owned();
+        let text = |bytes: &[u8]| escape_controls(String::from_utf8_lossy(bytes).trim()).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(failed(text(&output.stderr))) }
     }
 
@@ -148,8 +151,16 @@ impl Program {
     }
 
     /// Lets the program on disk go on in this process. Returns only if that fails.
-    pub(super) fn replace(&self, lock: &File, supervised: &[SupervisedRole]) -> CliError {
-        self.exec(&self.path, &State::of(self, supervised), lock, files_of(supervised))
+    pub(super) fn replace(
+        &self,
+        lock: &File,
+        settings: &Settings,
+        supervised: &[SupervisedRole],
+    ) -> CliError {
+        match State::of(self, settings, supervised) {
+            Ok(state) => self.exec(&self.path, &state, lock, files_of(supervised)),
+            Err(error) => CliError::new(error.to_string(), "report this bug"),
+        }
     }
 
     /// Lets the program before this one go on again, because this one can't. Returns only if that fails.
@@ -221,12 +232,13 @@ fn files_of(supervised: &[SupervisedRole]) -> impl Iterator<Item = BorrowedFd<'_
 }
 
 impl State {
-    fn of(program: &Program, supervised: &[SupervisedRole]) -> Self {
+    fn of(program: &Program, settings: &Settings, supervised: &[SupervisedRole]) -> serde_json::Result<Self> {
         let processes = supervised.iter().flat_map(|role| role.processes());
-        Self {
+        Ok(Self {
             version: env!("BUILD_VERSION").to_owned(),
             program: program.path.clone(),
             failure: None,
+            settings: serde_json::to_value(settings)?,
             ports: supervised.iter().flat_map(|role| role.ports.states().0).collect(),
             roles: processes
                 .map(|(process, is_draining)| RoleState {
@@ -235,7 +247,7 @@ impl State {
                     process: process.state().0,
                 })
                 .collect(),
-        }
+        })
     }
 }
 
@@ -267,6 +279,18 @@ impl Inherited {
     /// Why the program after this one has given up, if it has.
     pub(super) fn failure(&self) -> Option<&str> {
         self.state.failure.as_deref()
+    }
+
+    /// The settings to go on with: those that this program had, if the one after it has given up.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub(super) fn settings(&self, global: &GlobalArgs) -> Result<Settings, CliError> {
+        if self.state.failure.is_none() {
+            return Settings::load(global);
+        }
+        let settings = serde_json::from_value(self.state.settings.clone());
+        settings.map_err(|error| CliError::new(error.to_string(), "report this bug"))
     }
 
     /// The ports and processes.
