@@ -1,5 +1,5 @@
-//! What SIGHUP does with the settings: reads them again and says which changes need a restart. A mistake in them changes
-//! nothing.
+//! What SIGHUP does with the settings of a role that runs alone: reads them again and says which changes need a restart. A mistake
+//! in them changes nothing.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ pub(crate) async fn report(global: &GlobalArgs, running: &Settings, mut reload: 
         reload.requested().await;
         match Settings::load(global) {
             Ok(new) => {
-                let changed = changed(running, &new).join(", ");
+                let changed = between(running, &new).join(", ");
                 if changed.is_empty() {
                     tracing::info!("the settings are those in use");
                 } else {
@@ -27,7 +27,7 @@ pub(crate) async fn report(global: &GlobalArgs, running: &Settings, mut reload: 
 }
 
 /// The keys whose values differ.
-fn changed(running: &Settings, new: &Settings) -> Vec<String> {
+pub(crate) fn between(running: &Settings, new: &Settings) -> Vec<String> {
     let (running, new) = (settings::flat(running), settings::flat(new));
     let differs = |pair: &&(String, serde_json::Value)| !running.contains(pair);
     let mut keys: Vec<String> = new.iter().filter(differs).map(|(key, _)| key.clone()).collect();
@@ -45,11 +45,11 @@ mod tests {
     #[test]
     fn changed_settings_are_named_without_their_values() {
         let running = Settings::default();
-        assert_eq!(changed(&running, &running), [""; 0]);
+        assert_eq!(between(&running, &running), [""; 0]);
         let mut new = running.clone();
         new.proxy.connections = 7;
         new.store.url = Some("postgres://memgate:secret@db/memgate".into());
-        assert_eq!(changed(&running, &new), ["proxy.connections", "store.url"]);
-        assert_eq!(changed(&new, &running), ["proxy.connections", "store.url"]);
+        assert_eq!(between(&running, &new), ["proxy.connections", "store.url"]);
+        assert_eq!(between(&new, &running), ["proxy.connections", "store.url"]);
     }
 }

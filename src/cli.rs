@@ -22,6 +22,7 @@ mod restore;
 mod status;
 mod token;
 mod up;
+mod upgrade;
 mod usage;
 mod usage_error;
 mod user;
@@ -98,9 +99,10 @@ pub(crate) struct Args {
 enum Command {
     /// Run all roles on this machine until Ctrl-C; the caches keep running
     #[command(after_help = UP_HELP)]
-    Up,
+    Up(up::UpArgs),
     /// Remove the containers, networks, volumes and firewall rules of this installation
     Down(down::Down),
+    Upgrade(upgrade::Upgrade),
     /// Run the proxy that applications connect to
     #[command(after_help = ROLE_HELP)]
     Proxy(role::ProxyArgs),
@@ -168,7 +170,8 @@ impl Args {
     pub(crate) fn run(self) -> Result<(), CliError> {
         let global = &self.global;
         match self.command {
-            Command::Up => up::run(global),
+            Command::Up(args) => up::run(&args, global),
+            Command::Upgrade(upgrade) => upgrade.run(global),
             Command::Down(down) => down.run(global),
             Command::Proxy(args) => role::run_proxy(&args, global),
             Command::Provisioner(args) => role::run(role::Role::Provisioner, &args, global),

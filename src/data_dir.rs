@@ -219,6 +219,12 @@ impl DataDir {
     }
 
     async fn open_with(&self, settings: &Settings, options: &StoreOptions) -> Result<Store, CliError> {
+        let store = Store::open_existing(&self.existing_database(settings)?, options).await?;
+        installation::compare_with(&self.path, store.installation_id().await?)?;
+        Ok(store)
+    }
+
+    fn existing_database(&self, settings: &Settings) -> Result<Database, CliError> {
         self.require_initialized()?;
         let database = settings.database(&self.path);
         if let Database::Sqlite(file) = &database {
@@ -226,9 +232,24 @@ impl DataDir {
             self.require_database(file)?;
             database::restore_log_files(file);
         }
-        let store = Store::open_existing(&database, options).await?;
-        installation::compare_with(&self.path, store.installation_id().await?)?;
-        Ok(store)
+        Ok(database)
+    }
+
+    /// Checks that this version can use the store, once it is migrated perhaps. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`DataDir::open_store`], but for a store of an earlier version.
+    pub(crate) async fn require_usable_store(&self, settings: &Settings) -> Result<(), CliError> {
+        let (database, options) = (self.existing_database(settings)?, store_options::of_command(settings));
+        match Store::open_existing(&database, &options).await {
+            Ok(store) => {
+                let same = installation::compare_with(&self.path, store.installation_id().await?);
+                self.close_store(settings, &store).await;
+                same
+            }
+            Err(StoreError::OlderSchema { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Why the store can't be compared with the installation, if it can't.

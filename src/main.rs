@@ -13,6 +13,7 @@ mod global_args;
 mod health_check;
 mod key_file;
 mod output;
+mod readable_file;
 mod role;
 mod settings;
 mod store_outage;

@@ -11,12 +11,13 @@ mod store_writes;
 use std::convert::Infallible;
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use daemon::health::{self, Health, ProcessInfo, STORE};
 use daemon::listener::Listeners;
-use daemon::{Process, Reload, Shutdown};
+use daemon::{Process, Reload, Shutdown, Takeover, fd_passing};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 use store::DatabaseRole;
@@ -31,7 +32,7 @@ use crate::key_file::KeyFile;
 use crate::output::CliError;
 use crate::settings::Settings;
 use crate::system_users::{self, SystemUsers};
-use crate::{changed_settings, store_outage};
+use crate::{changed_settings, readable_file, store_outage};
 
 /// Time that a role's tasks have to finish once the shutdown has begun.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -222,8 +223,17 @@ pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<()
             .map_err(|error| supervision_error("give up its privileges", &error))?;
         let pipe =
             keepalive::take_stdout().map_err(|error| supervision_error("show that it runs", &error))?;
-        let (settings, listeners) = receive_settings()?;
-        (settings, listeners, Supervision::Supervised(pipe))
+        let handed = handover::receive(rustix::stdio::stdin())
+            .and_then(|handed| confinement::close_stdin().map(|()| handed))
+            .map_err(|error| supervision_error("receive its settings on stdin", &error))?;
+        let settings = serde_json::from_slice(&handed.settings)
+            .map_err(|error| supervision_error("read its settings", &error.into()))?;
+        let takeover = Takeover::from_predecessor(handed.predecessor);
+        (
+            settings,
+            handed.listeners.into(),
+            Supervision::Supervised { pipe, control: handed.control, takeover },
+        )
     } else {
         let mut settings = Settings::load(global)?;
         if rustix::process::geteuid().is_root() {
@@ -256,10 +266,39 @@ pub(crate) fn runtime() -> Result<Runtime, CliError> {
 
 /// Who started the role.
 enum Supervision<'a> {
-    /// `memgate up`, which is sent signs of life.
-    Supervised(File),
+    /// `memgate up`, which is sent signs of life, and tells of a successor.
+    Supervised { pipe: File, control: Option<OwnedFd>, takeover: Takeover },
     /// Somebody else: the role reads the settings itself.
     Alone(&'a GlobalArgs),
+}
+
+/// Learns from `memgate up` which process is about to take over.
+async fn follow_control(control: Option<OwnedFd>, takeover: &Takeover) -> Infallible {
+    let Some(control) = control.and_then(|control| readable_file::register(control).ok()) else {
+        return std::future::pending().await;
+    };
+    loop {
+        let ready = tokio::select! {
+            ready = control.readable() => ready,
+            () = takeover.begun() => {
+                // `memgate up` waits for it.
+                let _ = fd_passing::send(&control, handover::TAKEN_OVER, None);
+                break;
+            }
+        };
+        let Ok(mut ready) = ready else { break };
+        match fd_passing::receive_now(&control, &mut [0; 1]) {
+            Ok(Some(message)) if message.length == 0 => break,
+            Ok(Some(message)) => {
+                if let Some(successor) = message.file {
+                    takeover.announce_successor(successor);
+                }
+            }
+            Ok(None) => ready.clear_ready(),
+            Err(_) => break,
+        }
+    }
+    std::future::pending().await
 }
 
 /// Begins the shutdown when `memgate up` has ended.
@@ -287,12 +326,27 @@ async fn serve(
         let what = format!("can't listen on {address} for health and metrics ({error})");
         CliError::new(what, format!("stop what uses it, or set {name}.health to another address"))
     })?;
-    health::serve_on(listener, &health, &shutdown);
-    let process = Process { shutdown, reload, health, listeners };
+    let takeover = match &supervision {
+        Supervision::Supervised { takeover, .. } => takeover.clone(),
+        Supervision::Alone(_) => Takeover::default(),
+    };
+    // From then on the successor answers.
+    let answering = Shutdown::new();
+    let (until, stop) = (answering.clone(), (shutdown.clone(), takeover.clone()));
+    shutdown.spawn(async move {
+        tokio::select! {
+            () = stop.0.begun() => {}
+            () = stop.1.begun() => {}
+        }
+        until.begin();
+    });
+    health::serve_on(listener, &health, &answering);
+    let process = Process { shutdown, reload, health, listeners, takeover };
     let run = run_with_store(role, settings, source, &process);
     match supervision {
-        Supervision::Supervised(pipe) => tokio::select! {
+        Supervision::Supervised { pipe, control, takeover } => tokio::select! {
             result = run => result,
+            never = follow_control(control, &takeover) => match never {},
             never = end_with_supervisor(pipe, &process) => match never {},
         },
         Supervision::Alone(global) => tokio::select! {
@@ -346,15 +400,6 @@ async fn run_with_store(
     }
     source.close_store(settings, &store).await;
     Ok(())
-}
-
-/// Receives the settings and listening sockets from `memgate up`.
-fn receive_settings() -> Result<(Settings, Listeners), CliError> {
-    let failed = |error| supervision_error("receive its settings on stdin", &error);
-    let (text, listeners) = handover::receive(rustix::stdio::stdin()).map_err(failed)?;
-    confinement::close_stdin().map_err(failed)?;
-    let settings = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
-    Ok((settings, listeners.into()))
 }
 
 fn supervision_error(what: &str, error: &std::io::Error) -> CliError {

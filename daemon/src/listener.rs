@@ -7,9 +7,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-pub use self::port::Port;
+pub use self::port::{Port, PortState};
 
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -25,7 +25,8 @@ impl From<Vec<TcpListener>> for Listeners {
 }
 
 impl Listeners {
-    /// Takes those that are bound to an address, however many there are. If there is none, binds `count`.
+    /// Takes those that are bound to an address, however many there are; they may not [listen] yet. If there is none, binds
+    /// `count`.
     ///
     /// # Errors
     /// As [`bind`].
@@ -42,14 +43,23 @@ impl Listeners {
         Ok(taken)
     }
 
-    /// The same for one socket of a tokio runtime.
+    /// The same for one socket of a tokio runtime, which listens.
     ///
     /// # Errors
     /// As [`bind`].
     pub fn take_or_bind_one(&self, address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-        let listener = self.take_or_bind(address, 1)?.pop();
-        tokio::net::TcpListener::from_std(listener.ok_or(io::ErrorKind::AddrNotAvailable)?)
+        let listener = self.take_or_bind(address, 1)?.pop().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        listen(&listener)?;
+        tokio::net::TcpListener::from_std(listener)
     }
+}
+
+/// Makes a socket listen. Does nothing to one that listens already.
+///
+/// # Errors
+/// If the system refuses.
+pub fn listen(listener: &TcpListener) -> io::Result<()> {
+    SockRef::from(listener).listen(BACKLOG)
 }
 
 /// Binds `count` listeners to one address. Several share it (SO_REUSEPORT), and the kernel spreads connections over them.

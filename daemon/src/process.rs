@@ -5,9 +5,9 @@ use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::Shutdown;
 use crate::health::Health;
 use crate::listener::Listeners;
+use crate::{Shutdown, Takeover};
 
 /// The process that a role runs in. Cheap to clone; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,8 @@ pub struct Process {
     pub health: Health,
     /// The listening sockets that it was started with.
     pub listeners: Listeners,
+    /// Who it takes over from, and who takes over from it.
+    pub takeover: Takeover,
 }
 
 /// Tells tasks to read their files again. Cheap to clone.

@@ -46,7 +46,7 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     /// Starts the thread. It ends at shutdown, once the connections that have logged in are handed off; other logins are broken
-    /// off.
+    /// off. When another process takes over it accepts nothing any more, and ends once all logins have been decided.
     ///
     /// # Errors
     ///
@@ -74,6 +74,7 @@ impl Acceptor {
         };
         tokio::select! {
             () = self.shared.shutdown.begun() => {}
+            () = self.shared.takeover.begun() => {}
             () = self.accept_all(&listener) => {}
             never = progress.mark_while_polled() => match never {},
         }

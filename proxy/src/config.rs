@@ -25,6 +25,8 @@ const STALL_SECONDS_MAX: u64 = 3600;
 const HOLD_SECONDS_MAX: u64 = 10;
 /// The same while it wakes.
 const HOLD_WAKE_SECONDS_MAX: u64 = 60;
+/// A week: the old process has the faults that the upgrade mends.
+const DRAIN_SECONDS_MAX: u64 = 7 * 24 * 3600;
 
 /// Settings of the proxy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,6 +53,9 @@ pub struct Config {
     /// Seconds, 0 to 60, for which requests wait while an instance that sleeps wakes, or one restarts whose plan is warm. 0
     /// answers them with an error at once, and wakes it all the same.
     pub hold_wake: u64,
+    /// Seconds for which the old process of an upgrade goes on serving its TLS connections, which can't move to the new one;
+    /// then it closes each between two requests.
+    pub drain: u64,
     /// Accept plaintext from public addresses too.
     pub allow_plaintext: bool,
     /// The TLS certificate chain, in PEM; reloaded when the file changes.
@@ -78,6 +83,7 @@ impl Default for Config {
             stall_seconds: 60,
             hold: 2,
             hold_wake: 10,
+            drain: 3600,
             allow_plaintext: false,
             tls_certificate: None,
             tls_key: None,
@@ -107,6 +113,9 @@ impl Config {
         }
         if self.hold_wake > HOLD_WAKE_SECONDS_MAX {
             found.push(("proxy.hold_wake", format!("give 0 to {HOLD_WAKE_SECONDS_MAX}")));
+        }
+        if self.drain > DRAIN_SECONDS_MAX {
+            found.push(("proxy.drain", format!("give 0 to {DRAIN_SECONDS_MAX}")));
         }
         found
     }
@@ -139,6 +148,11 @@ impl Config {
     /// How long requests wait while an instance wakes, or a warm one restarts; 0 for not at all.
     pub(crate) fn hold_wake(&self) -> Duration {
         Duration::from_secs(self.hold_wake.min(HOLD_WAKE_SECONDS_MAX))
+    }
+
+    /// How long the old process of an upgrade serves the connections that can't move.
+    pub(crate) fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain.min(DRAIN_SECONDS_MAX))
     }
 
     /// How long a session waits in one go for its client, or for memcached. Stalled clients are found earlier if

@@ -175,6 +175,18 @@ impl Grants {
         self.deny_reason(&newest, source).map_or(Ok(newest), Err)
     }
 
+    /// Checks the token of a session that another process has authenticated from `source`.
+    pub(crate) async fn still_valid(self: &Arc<Self>, id: TokenId, source: IpAddr) -> Verdict {
+        match self.find(id, source).await {
+            Ok(Some(grant)) => {
+                self.deny_reason(&grant, source).map_or(Verdict::Granted(grant), Verdict::Denied)
+            }
+            // Deleted, with its cache perhaps.
+            Ok(None) => Verdict::Denied(LoginOutcome::Revoked),
+            Err(Unavailable) => Verdict::Unavailable,
+        }
+    }
+
     /// The time by which tokens expire.
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()

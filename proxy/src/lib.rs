@@ -32,6 +32,7 @@ mod report;
 mod responses;
 mod session;
 mod session_budget;
+mod takeover;
 mod tenant;
 mod thread;
 mod transport;
@@ -40,7 +41,7 @@ mod worker;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use daemon::{Process, Shutdown};
+use daemon::{Process, Shutdown, listener};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, Store, StoreError, TokenKey};
 use tokio::sync::oneshot;
@@ -92,9 +93,11 @@ pub async fn run(
     lane_key: LaneKey,
     process: Process,
 ) -> Result<(), Error> {
-    let Process { shutdown, reload, health, listeners } = process;
+    let Process { shutdown, reload, health, listeners, takeover } = process;
     let listeners = listeners.take_or_bind(config.listen, config.workers());
-    let listeners = listeners.map_err(|source| Error::Bind { address: config.listen, source })?;
+    let address = config.listen;
+    let bind_error = |source| Error::Bind { address, source };
+    let listeners = listeners.map_err(bind_error)?;
     let descriptors = Descriptors::reserve(config.connections, listeners.len());
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
@@ -116,6 +119,7 @@ pub async fn run(
     let heartbeat = Heartbeat::new(store.clone(), config.listen);
     heartbeat.spawn(grants.applied(), metrics.store.clone(), &drained);
     connections::spawn(store, heartbeat.id().to_owned(), workers.clone(), &drained);
+    let (outbox, leaving) = takeover::outbox();
     let shared = Arc::new(Shared {
         admission_limiter: AdmissionLimiter::new(
             descriptors.connections,
@@ -128,6 +132,8 @@ pub async fn run(
         throttle: Throttle::new(Instant::now()),
         shutdown: shutdown.clone(),
         drained: drained.clone(),
+        takeover: takeover.clone(),
+        outbox,
         config,
         health,
         certificate,
@@ -141,10 +147,15 @@ pub async fn run(
 
     let mut threads = Vec::new();
     for (index, (listener, inbox)) in listeners.into_iter().zip(inboxes).enumerate() {
+        listener::listen(&listener).map_err(bind_error)?;
         threads.push(Worker::start(index, inbox, shared.clone())?);
         threads.push(Acceptor::start(index, listener, shared.clone())?);
     }
     tracing::info!(listen = %shared.config.listen, workers = shared.workers.len(), "accepting connections");
+    if let Some(predecessor) = takeover.take_predecessor() {
+        takeover::spawn_receiver(predecessor, shared.clone())?;
+    }
+    takeover::spawn_sender(takeover, leaving, shared.clone());
     let error = wait_for_end(&shutdown, following).await;
     let time_limit = if error.is_some() { UNFOLLOWED_DRAIN_TIMEOUT } else { DRAIN_TIMEOUT };
     let mut joined =

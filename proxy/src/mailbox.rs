@@ -14,6 +14,7 @@ use crate::auth::admission::Permit;
 use crate::client_certificate::ClientCertificate;
 use crate::login::Login;
 use crate::metrics::ConnectionGuard;
+use crate::takeover::ResumedSession;
 use crate::transport::DetachedStream;
 
 /// Messages queued for one worker; senders wait beyond that.
@@ -23,6 +24,8 @@ const INBOX_MAX: usize = 1024;
 pub(crate) enum Message {
     /// An authenticated connection of a tenant that this worker owns.
     Handoff(Box<Handoff>),
+    /// A session of such a tenant that another process has begun.
+    Resume(Box<ResumedSession>),
     /// A grant has changed, perhaps in its route.
     Changed(Arc<Grant>),
     /// A client certificate was revoked.

@@ -185,6 +185,11 @@ impl ResponseQueue {
         self.operations.get()
     }
 
+    /// Goes on counting from what another process has counted.
+    pub(crate) fn set_operations(&self, operations: u64) {
+        self.operations.set(operations);
+    }
+
     /// Replies that are missing.
     pub(crate) fn in_flight(&self) -> usize {
         self.order.in_flight.get()

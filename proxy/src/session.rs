@@ -29,6 +29,7 @@ use crate::protocol::Protocol;
 use crate::protocol::denial::Ending;
 use crate::protocol::request::FlagSet;
 use crate::responses::ResponseQueue;
+use crate::takeover::{self, MovedSession};
 use crate::tenant::{Pause, Reauthentication, Served, SessionHandle, Tenant};
 use crate::transport::Stream;
 use dedicated::DedicatedRequest;
@@ -79,12 +80,16 @@ enum Step {
     Dedicated(Box<DedicatedRequest>),
     /// Hand the connection to the authenticator: the input begins with a binary login.
     Login,
+    /// Another process goes on with the session.
+    Move,
     Close,
 }
 
 /// How a session ends.
 pub(crate) enum End {
     Gone,
+    /// All requests have been answered: another process takes the connection.
+    Moved,
     /// The client logs in again; the authenticator continues with this input.
     Login(Vec<u8>),
 }
@@ -95,6 +100,8 @@ pub(crate) struct WorkerContext<'a> {
     pub(crate) throttle: &'a Throttle,
     /// Whether the proxy is stopping. [`ResponseQueue::wake`] notifies waiting sessions.
     pub(crate) closing: &'a Cell<bool>,
+    /// Whether another process takes over: sessions that can move do.
+    pub(crate) moving: &'a Cell<bool>,
     /// Whether the proxy has been stopping for a while, so that no large value is sent to a client any more.
     pub(crate) begins_no_value: &'a Cell<bool>,
     /// The read buffer that the worker's sessions share; never borrowed across an await.
@@ -179,7 +186,15 @@ impl Session {
                     input.shrink_to_fit();
                     return End::Login(input);
                 }
-                Step::Close => return Box::pin(self.close_gracefully(worker)).await,
+                // Nothing is read meanwhile.
+                Step::Move if Box::pin(self.drain(worker)).await => {
+                    if self.responses.ending().is_none() && Rc::strong_count(&self.responses) == 1 {
+                        return End::Moved;
+                    }
+                    // It must end, or a lane is about to let go of it.
+                    Step::Yield
+                }
+                Step::Close | Step::Move => return Box::pin(self.close_gracefully(worker)).await,
             };
         }
     }
@@ -189,6 +204,9 @@ impl Session {
         loop {
             if worker.closing.get() {
                 return Ok(Step::Close);
+            }
+            if worker.moving.get() && self.can_move() {
+                return Ok(Step::Move);
             }
             if self.responses.is_deferring() {
                 return Ok(Step::Backpressured);
@@ -332,6 +350,22 @@ impl Session {
                 return false;
             }
         }
+    }
+
+    /// Whether another process could go on with the session once its replies are sent.
+    fn can_move(&self) -> bool {
+        let is_plain = !self.responses.stream().is_tls() && self.protocol.is_some();
+        is_plain && self.state.is_between_requests() && self.input.len() <= takeover::INPUT_MAX
+    }
+
+    /// What another process needs to go on with the session; `None` if something still uses the connection.
+    pub(crate) fn into_moved(self) -> Option<MovedSession> {
+        let Self { responses, source, protocol, handle, input, state, .. } = self;
+        let (operations, since) = (responses.operations(), handle.since()?);
+        let token = handle.permissions.token();
+        drop(state);
+        let stream = responses.into_stream()?.into_plain()?;
+        Some(MovedSession { stream, token, source, protocol: protocol?, since, operations, input })
     }
 
     /// Returns the connection's stream, if nothing else uses it, and the session's registration, which goes on counting what

@@ -158,6 +158,14 @@ impl Stream {
         tcp::linger(&self.tcp, scratch).await;
     }
 
+    /// Deregisters the socket of a plaintext connection from its runtime.
+    pub(crate) fn into_plain(self) -> Option<std::net::TcpStream> {
+        if self.is_tls() {
+            return None;
+        }
+        self.tcp.into_std().ok()
+    }
+
     /// Deregisters the socket from its runtime.
     pub(crate) fn detach(self) -> io::Result<DetachedStream> {
         Ok(DetachedStream { tcp: self.tcp.into_std()?, tls: self.tls })

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use daemon::Shutdown;
 use daemon::health::Health;
+use daemon::{Shutdown, Takeover};
 use store::{Grant, LaneKey, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::{spawn_local, yield_now};
@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::report::usage::{UsageDelta, UsageSender};
 use crate::responses::BufferPool;
 use crate::session_budget::SessionBudget;
+use crate::takeover::Outbox;
 use crate::tenant::Tenant;
 use crate::tenant::turns::WorkerTurns;
 use crate::transport::tls_config::Certificate;
@@ -80,6 +81,9 @@ pub(crate) struct Shared {
     pub(crate) shutdown: Shutdown,
     /// Begins when connections that are still open are closed at once.
     pub(crate) drained: Shutdown,
+    pub(crate) takeover: Takeover,
+    /// Takes sessions that leave this process.
+    pub(crate) outbox: Outbox,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
 }
 
@@ -105,6 +109,8 @@ pub(crate) struct Worker {
     tenants: RefCell<HashMap<String, Rc<Tenant>>>,
     /// Shutdown has begun. Cheaper to read than the shutdown itself, which all workers share.
     closing: Cell<bool>,
+    /// Another process takes over: sessions that can move to it do.
+    moving: Cell<bool>,
     /// Shutdown takes long: no further large value is sent to a client.
     begins_no_value: Cell<bool>,
     /// Tenants with sessions, in the last report.
@@ -135,6 +141,7 @@ impl Worker {
                 shared,
                 tenants: RefCell::default(),
                 closing: Cell::new(false),
+                moving: Cell::new(false),
                 begins_no_value: Cell::new(false),
                 active: Cell::new(0),
                 next_expiry: Cell::new(Timestamp::MAX),
@@ -163,6 +170,8 @@ impl Worker {
         // The sweeps make it run several times a second.
         let progress = self.shared.health.watch_loop(format!("worker {}", self.index));
         let mut received = 0;
+        let mut takeover = pin!(self.shared.takeover.begun());
+        let mut has_successor = false;
         loop {
             progress.mark();
             // The inbox alone would yield after 128 messages, each of which may open a session.
@@ -172,6 +181,11 @@ impl Worker {
             }
             tokio::select! {
                 () = self.shared.shutdown.begun() => break,
+                () = &mut takeover, if !has_successor => {
+                    has_successor = true;
+                    self.moving.set(true);
+                    self.tenants.borrow().values().for_each(|tenant| tenant.wake_all());
+                }
                 Some(message) = inbox.recv() => {
                     received += 1;
                     self.receive(message);
@@ -251,6 +265,7 @@ impl Worker {
                     AuthenticatedConnection { stream, source, grant, login, certificate, admission };
                 self.spawn_connection(Phase::Authenticated(Box::new(connection)), guard);
             }
+            Message::Resume(resumed) => self.resume(*resumed),
         }
     }
 

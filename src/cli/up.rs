@@ -9,21 +9,30 @@ mod lock;
 pub(crate) mod port_check;
 mod role_group;
 mod role_log;
+mod role_process;
+mod role_supervisor;
 mod service_manager;
 mod supervisor;
+mod upgrade;
+mod upgrade_check;
 mod user_manager;
 mod watchdog;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use daemon::{Reload, Shutdown};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use self::listeners::RoleListeners;
+use self::lock::Lock;
 pub(crate) use self::lock::{LockHolder, lock_holder};
 use self::role_group::{GroupFolders, RoleGroup};
-use self::supervisor::Supervisor;
+use self::supervisor::{Common, Outcome, Problems, SupervisedRole, Supervisor};
+use self::upgrade::{Inherited, Program};
 use self::user_manager::RoleUser;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
@@ -33,8 +42,43 @@ use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 use crate::{ca, changed_settings, store_outage};
 
-pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
-    let settings = Settings::load(global)?;
+/// Arguments of `memgate up`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Go on where the program before this one in the same process has left off
+    #[arg(long, hide = true)]
+    resume: bool,
+    /// Only say whether this program could take over from the one that runs
+    #[arg(long, hide = true, conflicts_with = "resume")]
+    check: bool,
+}
+
+pub(crate) fn run(args: &UpArgs, global: &GlobalArgs) -> Result<(), CliError> {
+    if args.check {
+        return upgrade_check::run(&Settings::load(global)?, &DataDir::of(global));
+    }
+    let mut inherited = args.resume.then(Inherited::receive).transpose()?;
+    let failed = |error: std::io::Error| CliError::new(error.to_string(), "check the system's limits");
+    let program = Rc::new(Program::current(inherited.as_ref()).map_err(failed)?);
+    let result = start(global, program.clone(), &mut inherited);
+    match (result, inherited) {
+        // It has taken nothing over yet.
+        (Err(error), Some(inherited)) if inherited.failure().is_none() => {
+            Err(program.restore(inherited, &error))
+        }
+        (result, _) => result,
+    }
+}
+
+fn start(
+    global: &GlobalArgs,
+    program: Rc<Program>,
+    inherited: &mut Option<Inherited>,
+) -> Result<(), CliError> {
+    let settings = match inherited {
+        Some(inherited) => inherited.settings(global)?,
+        None => Settings::load(global)?,
+    };
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     let system_users = SystemUsers::ensure()?;
     let mut data_dir = DataDir::of(global);
@@ -45,28 +89,41 @@ pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
         single_threaded()?.block_on(provisioner::docker_version(&settings.provisioner))?;
     }
     data_dir.prepare(&settings, system_users.as_ref())?;
-    let lock = lock::lock(&data_dir, &settings)?;
-    if let Some(system_users) = &system_users {
-        end_earlier_roles(&data_dir, &lock.group_folders, system_users)?;
-    }
-    port_check::require_free(&settings)?;
+    let lock = match inherited {
+        Some(inherited) => lock::resume(&inherited.lock, &settings)?,
+        None => {
+            let lock = lock::lock(&data_dir, &settings)?;
+            if let Some(system_users) = &system_users {
+                end_earlier_roles(&data_dir, &lock.group_folders, system_users)?;
+            }
+            port_check::require_free(&settings)?;
+            lock
+        }
+    };
     let data = data_dir.path().to_path_buf();
     if let Some(system_users) = &system_users {
         data_dir = DataDir::at(&bind_mount::ensure_reachable(data_dir.path(), system_users)?);
     }
     let global = absolute_paths(global, &data_dir)?;
     let loaded = settings.clone();
-    let (named, group_folders) = (data.clone(), lock.group_folders.clone());
-    let mut up =
-        Up { loaded, settings, data_dir, named, is_new, system_users, group_folders, ca: None, global };
+    let mut up = Up {
+        loaded,
+        settings,
+        data_dir,
+        named: data.clone(),
+        is_new,
+        system_users,
+        lock,
+        ca: None,
+        global,
+        program,
+    };
     if ca::is_needed(&up.settings) {
         up.use_own_certificate(data.join(ca::CA));
     }
     // All paths are absolute now: no role needs access to the directory that memgate was started in.
     std::env::set_current_dir("/").map_err(|error| CliError::new(error.to_string(), "check /"))?;
-    let result = single_threaded()?.block_on(up.supervise());
-    drop(lock);
-    result
+    single_threaded()?.block_on(up.supervise(inherited))
 }
 
 /// Single-threaded: a role's parent-death signal is sent when the thread that started it ends, and the bind mount needs a
@@ -104,10 +161,11 @@ struct Up {
     /// Whether this start created it.
     is_new: bool,
     system_users: Option<SystemUsers>,
-    group_folders: GroupFolders,
+    lock: Lock,
     /// The CA certificate that clients must trust, if the server certificate is the installation's own.
     ca: Option<PathBuf>,
     global: GlobalArgs,
+    program: Rc<Program>,
 }
 
 impl Up {
@@ -119,52 +177,172 @@ impl Up {
         self.ca = Some(ca);
     }
 
-    async fn supervise(self) -> Result<(), CliError> {
-        let Self { loaded, settings, data_dir, named, is_new, system_users, group_folders, ca, global } =
-            self;
+    /// Runs the roles until the shutdown, or until another program goes on with them.
+    async fn supervise(self, inherited: &mut Option<Inherited>) -> Result<(), CliError> {
         let bug = |error: std::io::Error| CliError::new(error.to_string(), "report this bug");
         let shutdown = Shutdown::on_signals("memgate").map_err(bug)?;
         let reload = Reload::on_hangup(&shutdown).map_err(bug)?;
-        let open = async || data_dir.open_or_create(&settings, system_users.as_ref()).await;
-        let opened = store_outage::until_open(&shutdown, open, |_| {}).await.inspect_err(|_| {
-            if is_new {
-                DataDir::at(&named).remove_new(&settings);
+        let mut requests = UpgradeRequests::on_signal().map_err(bug)?;
+        upgrade::unblock_signals().map_err(bug)?;
+        let common = Common {
+            system_users: self.system_users,
+            group_folders: self.lock.group_folders.clone(),
+            shutdown: shutdown.clone(),
+            reload,
+            leaving: CancellationToken::new(),
+            problems: Problems::default(),
+        };
+        let failure = inherited.as_ref().and_then(Inherited::failure).map(str::to_owned);
+        let installation = match &failure {
+            // The roles run, and the store may be one of the program that has given up.
+            Some(failure) => {
+                tracing::error!("the new program gave up, so this one goes on: {failure}");
+                self.lock.record_upgrade(Err(failure.clone()));
+                self.data_dir.installation_id()?
+            }
+            None => match self.prepare(&shutdown).await? {
+                Some(installation) => installation,
+                None => return Ok(()),
+            },
+        };
+        let renews_certificate = self.ca.is_some();
+        let from = inherited.as_ref().map(|inherited| inherited.version().to_owned());
+        let mut roles = match inherited.take() {
+            Some(inherited) => inherited.into_roles(&self.settings, self.system_users.as_ref())?,
+            None => SupervisedRole::all_new(RoleListeners::bind(&self.settings)?),
+        };
+        let mut is_announced = false;
+        loop {
+            let common = Common { leaving: CancellationToken::new(), ..common.clone() };
+            let supervisor =
+                Supervisor::start(&self.settings, &self.data_dir, &installation, roles, &common)?;
+            let on_ready = |ready| match std::mem::replace(&mut is_announced, true) {
+                // An upgrade failed before anything was replaced.
+                true => Ok(()),
+                false => self.on_ready(ready, (from.as_deref(), failure.is_some()), &common.problems),
+            };
+            let outcome = tokio::select! {
+                outcome = supervisor.run(on_ready) => outcome?,
+                never = tell_of_shutdown(&shutdown) => match never {},
+                never = ca::renew(self.data_dir.path(), &self.settings, self.system_users.as_ref()), if renews_certificate => match never {},
+                never = self.wait_for_upgrade(&mut requests, &common) => match never {},
+            };
+            match outcome {
+                Outcome::Stopped => {
+                    self.data_dir.restore_log_files(&self.settings);
+                    return Ok(());
+                }
+                Outcome::Left(left) => {
+                    let error = self.program.replace(self.lock.file(), &self.loaded, &left);
+                    tracing::error!("{error}");
+                    self.lock.record_upgrade(Err(error.to_string()));
+                    roles = left;
+                }
+            }
+        }
+    }
+
+    /// Lets the supervisor leave the roles to the program on disk when an upgrade is asked for and it could go on.
+    async fn wait_for_upgrade(&self, requests: &mut UpgradeRequests, common: &Common) -> Infallible {
+        let mut reload = common.reload.clone();
+        loop {
+            tokio::select! {
+                () = requests.next() => {}
+                () = reload.requested() => {
+                    if !self.has_changed() {
+                        tracing::info!("the program and the settings are those in use");
+                        continue;
+                    }
+                }
+            }
+            match self.program.check().await {
+                Ok(version) => {
+                    tracing::info!(from = env!("BUILD_VERSION"), to = version, "upgrading");
+                    common.leaving.cancel();
+                    return std::future::pending().await;
+                }
+                Err(error) => {
+                    tracing::error!("no upgrade: {error}");
+                    self.lock.record_upgrade(Err(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Tells that all roles are ready, or that an upgrade `from` a version is done, unless the program is `back` after one that failed.
+    fn on_ready(
+        &self,
+        ready: Result<(), CliError>,
+        (from, is_back): (Option<&str>, bool),
+        problems: &Problems,
+    ) -> Result<(), CliError> {
+        let Some(from) = from else {
+            ready?;
+            announcement::print(&self.settings, &self.named, self.ca.clone(), self.global.json)?;
+            service_manager::ready();
+            return Ok(());
+        };
+        if !is_back {
+            let problem = ready.err().or_else(|| problems.take());
+            match &problem {
+                None => tracing::info!(from, to = env!("BUILD_VERSION"), "upgraded"),
+                Some(problem) => tracing::error!("the upgrade isn't complete: {problem}"),
+            }
+            self.lock.record_upgrade(problem.map_or(Ok(()), |problem| Err(problem.to_string())));
+        }
+        service_manager::ready();
+        Ok(())
+    }
+
+    /// Whether the program on disk or the settings aren't those in use. What can't be read counts as changed: the check says why.
+    fn has_changed(&self) -> bool {
+        let settings = Settings::load(&self.global);
+        let is_same =
+            settings.is_ok_and(|settings| changed_settings::between(&self.loaded, &settings).is_empty());
+        !is_same || !self.program.is_on_disk()
+    }
+
+    /// Migrates the store, and makes what roles need; returns the installation's id. `None` if the shutdown begins meanwhile.
+    async fn prepare(&self, shutdown: &Shutdown) -> Result<Option<String>, CliError> {
+        let Self { settings, data_dir, named, is_new, system_users, ca, .. } = self;
+        let open = async || data_dir.open_or_create(settings, system_users.as_ref()).await;
+        let opened = store_outage::until_open(shutdown, open, |_| {}).await.inspect_err(|_| {
+            if *is_new {
+                DataDir::at(named).remove_new(settings);
             }
         })?;
-        let Some((store, installation)) = opened else { return Ok(()) };
-        if data_dir.has_role_users(&settings)? {
-            data_dir.set_up_role_users(&settings, &store, false).await?;
+        let Some((store, installation)) = opened else { return Ok(None) };
+        if data_dir.has_role_users(settings)? {
+            data_dir.set_up_role_users(settings, &store, false).await?;
         } else if settings.store.url.is_some() {
             tracing::info!(
                 "all roles use one database user: `memgate migrate --roles` gives each its own, with the rights that it needs"
             );
         }
         // A broken role could end a process that has the database open, by cutting the file that SQLite maps into memory.
-        data_dir.close_store(&settings, &store).await;
-        let renews_certificate = ca.is_some();
-        if renews_certificate {
-            ca::issue_server_certificate(data_dir.path(), &settings, system_users.as_ref())?;
+        data_dir.close_store(settings, &store).await;
+        if ca.is_some() {
+            ca::issue_server_certificate(data_dir.path(), settings, system_users.as_ref())?;
         }
         tokio::select! {
-            prepared = prepare_docker(&settings, &data_dir, &installation) => prepared?,
-            () = shutdown.begun() => return Ok(()),
+            prepared = prepare_docker(settings, data_dir, &installation) => prepared.map(|()| Some(installation.clone())),
+            () = shutdown.begun() => Ok(None),
         }
-        let common = supervisor::Common { system_users, group_folders, shutdown, reload: reload.clone() };
-        let listeners = RoleListeners::bind(&settings)?;
-        let supervisor = Supervisor::start(&settings, &data_dir, &installation, listeners, &common)?;
-        let on_ready = || {
-            announcement::print(&settings, &named, ca, global.json)?;
-            service_manager::ready();
-            Ok(())
-        };
-        let result = tokio::select! {
-            result = supervisor.run(on_ready) => result,
-            never = tell_of_shutdown(&common.shutdown) => match never {},
-            never = ca::renew(data_dir.path(), &settings, system_users.as_ref()), if renews_certificate => match never {},
-            never = changed_settings::report(&global, &loaded, reload) => match never {},
-        };
-        data_dir.restore_log_files(&settings);
-        result
+    }
+}
+
+/// Requests for an upgrade: SIGUSR2, which `memgate upgrade` sends.
+struct UpgradeRequests(Signal);
+
+impl UpgradeRequests {
+    fn on_signal() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::user_defined2())?))
+    }
+
+    async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

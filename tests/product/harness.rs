@@ -127,7 +127,12 @@ impl Installation {
 
     /// A `memgate` command for this installation, without the environment's own `MEMGATE_*` variables.
     pub(crate) fn memgate(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(MEMGATE);
+        self.command(Path::new(MEMGATE), arguments)
+    }
+
+    /// The same for another file.
+    pub(crate) fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("MEMGATE_") {
                 command.env_remove(name);

@@ -37,6 +37,7 @@ mod snippets;
 mod store_away;
 mod store_transfer;
 mod supervision;
+mod takeover;
 mod text_client;
 mod upgrade;
 mod user_states;

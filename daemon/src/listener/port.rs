@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::fchown;
 
 use nix::libc;
@@ -10,9 +11,10 @@ use nix::sys::socket::setsockopt;
 use nix::unistd::{Uid, setfsuid};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior, geteuid, set_dumpable_behavior};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockRef, Socket};
 
-use super::{BACKLOG, open, share, stream};
+use super::{listen, open, share, stream};
 
 /// The user and group that own nothing.
 const NOBODY: u32 = 65534;
@@ -45,8 +47,18 @@ pub struct Port {
     count: usize,
     owner: Owner,
     /// Kept open only.
-    _guards: Vec<Socket>,
+    guards: Vec<Socket>,
     listeners: Vec<TcpListener>,
+}
+
+/// What another program of this process needs to know to go on keeping a port, beside the sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortState {
+    /// Its address.
+    pub address: SocketAddr,
+    owner: Option<u32>,
+    guards: usize,
+    listeners: usize,
 }
 
 impl Port {
@@ -63,7 +75,7 @@ impl Port {
         let address = guard.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let mut guards = vec![guard];
         guards.extend(guard_of_other_version(address, owner)?);
-        let mut port = Self { address, count, owner, _guards: guards, listeners: Vec::new() };
+        let mut port = Self { address, count, owner, guards, listeners: Vec::new() };
         port.renew()?;
         Ok(port)
     }
@@ -94,11 +106,56 @@ impl Port {
     /// # Errors
     /// If the system refuses. Then nobody listens, also with duplicates of the old ones.
     pub fn renew(&mut self) -> io::Result<()> {
-        let fresh: io::Result<Vec<_>> =
-            (0..self.count).map(|_| open_locked(self.address, self.owner)).collect();
+        let fresh = self.bind_more();
+        let fresh = fresh.and_then(|fresh| fresh.iter().try_for_each(listen).map(|()| fresh));
         self.close_listeners();
         self.listeners = fresh?;
         Ok(())
+    }
+
+    /// Binds as many sockets beside those that listen, for a process that is about to take over. They don't listen: it lets them,
+    /// once it can work ([`listen`](super::listen)).
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn bind_more(&self) -> io::Result<Vec<TcpListener>> {
+        (0..self.count).map(|_| bind_locked(self.address, self.owner)).collect()
+    }
+
+    /// Keeps these sockets from now on, and makes the others stop, as [`renew`](Self::renew) does.
+    pub fn replace(&mut self, fresh: Vec<TcpListener>) {
+        self.close_listeners();
+        self.listeners = fresh;
+    }
+
+    /// What another program of this process needs to go on keeping the port: this, and the sockets in this order.
+    #[must_use]
+    pub fn state(&self) -> (PortState, Vec<BorrowedFd<'_>>) {
+        let state = PortState {
+            address: self.address,
+            owner: self.owner.0,
+            guards: self.guards.len(),
+            listeners: self.listeners.len(),
+        };
+        let guards = self.guards.iter().map(|guard| guard.as_fd());
+        (state, guards.chain(self.listeners.iter().map(|listener| listener.as_fd())).collect())
+    }
+
+    /// Goes on keeping a port, with `count` sockets that listen from the next process on.
+    ///
+    /// # Errors
+    /// If a socket is missing.
+    pub fn resume(
+        state: &PortState,
+        count: usize,
+        sockets: &mut impl Iterator<Item = OwnedFd>,
+    ) -> io::Result<Self> {
+        let guards: Vec<Socket> = sockets.take(state.guards).map(Socket::from).collect();
+        let listeners: Vec<TcpListener> = sockets.take(state.listeners).map(TcpListener::from).collect();
+        if (guards.len(), listeners.len()) != (state.guards, state.listeners) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Self { address: state.address, count, owner: Owner(state.owner), guards, listeners })
     }
 
     /// Makes the sockets stop that listen, also for those who have duplicates. The port refuses clients, and nobody else can take it.
@@ -153,13 +210,12 @@ fn stream_of_nobody(domain: Domain, owner: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket that listens and shares its port.
-fn open_locked(address: SocketAddr, owner: Owner) -> io::Result<TcpListener> {
+/// A socket that shares its port, and doesn't listen yet.
+fn bind_locked(address: SocketAddr, owner: Owner) -> io::Result<TcpListener> {
     let socket = owner.socket(address)?;
     socket.bind(&address.into())?;
     // A program that chooses who gets a connection is the port's, not the socket's: it would outlive the socket.
     setsockopt(&socket, LockFilter, &true)?;
-    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 

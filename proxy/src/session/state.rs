@@ -58,6 +58,11 @@ impl State {
         self.dedicated_gets > 0
     }
 
+    /// Whether nothing is left to be done for what was dispatched of the input.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.keys.is_none() && self.swallow.is_none() && self.relogin.is_none()
+    }
+
     /// A large value was sent.
     pub(super) fn note_large(&mut self) {
         self.dedicated_gets = DEDICATED_GETS;

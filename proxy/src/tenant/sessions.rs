@@ -81,6 +81,11 @@ impl SessionHandle {
         self.reauthentication = Some(reauthentication);
     }
 
+    /// When it logged in.
+    pub(crate) fn since(&self) -> Option<Timestamp> {
+        self.tenant.sessions.entries.borrow().get(&self.number).map(|entry| entry.since)
+    }
+
     /// Waits until a connection that logs in again must close. Returns why, if its owner is to be told.
     pub(crate) async fn closed(&self) -> Option<Ending> {
         match &self.reauthentication {
@@ -116,30 +121,54 @@ impl Tenant {
         responses: &Rc<ResponseQueue>,
     ) -> Result<SessionHandle, LoginOutcome> {
         let limit = |connections| usize::try_from(connections).unwrap_or(0);
-        let mut entries = self.sessions.entries.borrow_mut();
-        if entries.len() >= limit(grant.connections) {
+        let count = self.sessions.count();
+        if count >= limit(grant.connections) {
             return Err(LoginOutcome::ConnectionLimit);
         }
         let permissions = self.live_permissions(grant);
         if permissions.sessions.get() >= limit(grant.token_connections()) {
             return Err(LoginOutcome::TokenConnectionLimit);
         }
-        if !self.sessions.budget.has_room(entries.len()) {
+        if !self.sessions.budget.has_room(count) {
             return Err(LoginOutcome::ProxyLimit);
         }
+        let (token, source, since) = (grant.token, client.source, now());
+        self.sessions.logins.borrow_mut().insert(token, TokenUse { token, at: since, source });
+        Ok(self.add_session(permissions, client, (certificate, since), responses))
+    }
+
+    /// Registers a session that has logged in to another process at `since`, which checked the limits. This one may have as many
+    /// already: new clients of the cache are refused until enough have closed.
+    pub(crate) fn register_resumed(
+        self: &Rc<Self>,
+        grant: &Arc<Grant>,
+        client: ClientInfo,
+        since: Timestamp,
+        responses: &Rc<ResponseQueue>,
+    ) -> SessionHandle {
+        self.add_session(self.live_permissions(grant), client, (None, since), responses)
+    }
+
+    fn add_session(
+        self: &Rc<Self>,
+        permissions: Rc<LivePermissions>,
+        ClientInfo { source, protocol, .. }: ClientInfo,
+        (certificate, since): (Option<ClientCertificate>, Timestamp),
+        responses: &Rc<ResponseQueue>,
+    ) -> SessionHandle {
+        let mut entries = self.sessions.entries.borrow_mut();
         self.sessions.budget.add(entries.len());
         permissions.sessions.update(|sessions| sessions + 1);
         let number = self.sessions.next_number.get();
         self.sessions.next_number.set(number.wrapping_add(1));
         responses.set_account(self.usage.clone(), HeldBytes::new(self.buffers.clone(), number));
-        let ClientInfo { source, protocol, .. } = client;
-        let (token, since, operations) = (grant.token, now(), Cell::new(0));
+        let token = permissions.token();
+        let operations = Cell::new(responses.operations());
         let connection = WeakRegistered::Serving(Rc::downgrade(responses));
         let entry = SessionEntry { token, source, protocol, since, certificate, connection, operations };
         entries.insert(number, entry);
-        self.sessions.logins.borrow_mut().insert(token, TokenUse { token, at: since, source });
         self.sessions.peak.update(|peak| peak.max(entries.len()));
-        Ok(SessionHandle { tenant: self.clone(), number, permissions, reauthentication: None })
+        SessionHandle { tenant: self.clone(), number, permissions, reauthentication: None }
     }
 
     /// Lists the sessions as connections of `proxy`.

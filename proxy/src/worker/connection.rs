@@ -1,9 +1,11 @@
-//! A connection's life after its login on one screen: open a session, serve it, log in again, hand off to another worker,
-//! close. [`Worker::run_connection`] has the order; each step is a function below it.
+//! A connection's life after its login on one screen: open a session, serve it, log in again, hand off to another worker or
+//! process, close. [`Worker::run_connection`] has the order; each step is a function below it.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use store::Grant;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Worker;
@@ -15,9 +17,12 @@ use crate::login::{self, Login};
 use crate::mailbox::{Handoff, Message, worker_for};
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::metrics::{ConnectionGuard, PanicGuard};
+use crate::protocol::Protocol;
 use crate::responses::ResponseQueue;
 use crate::session::{End, Session, State, WorkerContext};
-use crate::tenant::SessionHandle;
+use crate::takeover::{LeavingSession, MovedSession, ResumedSession};
+use crate::tenant::{SessionHandle, Tenant};
+use crate::transport::Stream;
 
 /// How far a connection has come.
 pub(super) enum Phase {
@@ -25,6 +30,15 @@ pub(super) enum Phase {
     Pending(Box<PendingConnection>),
     /// Logged in, and not yet served by the worker that owns its tenant.
     Authenticated(Box<AuthenticatedConnection>),
+    /// Another process has served it until now.
+    Resumed(Box<Session>),
+}
+
+/// How serving a session ended.
+enum Served {
+    Ended,
+    LogsInAgain(Box<PendingConnection>, SessionHandle),
+    Moved(MovedSession),
 }
 
 /// An authenticated connection that can't have a session.
@@ -53,30 +67,59 @@ impl Worker {
         let mut previous: Option<SessionHandle> = None;
         loop {
             let connection = match phase {
-                Phase::Authenticated(connection) => connection,
+                Phase::Authenticated(connection) => Ok(connection),
                 Phase::Pending(pending) => {
                     match Box::pin(self.authenticate(pending, previous.as_ref())).await {
-                        Some(connection) => connection,
+                        Some(connection) => Ok(connection),
                         None => return,
                     }
                 }
+                Phase::Resumed(session) => Err(session),
             };
-            let owner = worker_for(&connection.grant.instance_id, self.shared.workers.len());
-            if owner != self.index {
-                return Box::pin(self.hand_off(owner, connection, previous, guard)).await;
-            }
-            let serving = match self.open_session(*connection, previous.take()) {
-                Ok(client) => Box::pin(self.serve(client)),
-                Err(rejected) => return Box::pin(self.reject(rejected)).await,
+            let client = match connection {
+                Ok(connection) => {
+                    let owner = worker_for(&connection.grant.instance_id, self.shared.workers.len());
+                    if owner != self.index {
+                        return Box::pin(self.hand_off(owner, connection, previous, guard)).await;
+                    }
+                    match self.open_session(*connection, previous.take()) {
+                        Ok(client) => client,
+                        Err(rejected) => return Box::pin(self.reject(rejected)).await,
+                    }
+                }
+                Err(session) => session,
             };
-            match serving.await {
-                Some((pending, session)) => {
+            match Box::pin(self.serve(client)).await {
+                Served::Ended => return,
+                Served::LogsInAgain(pending, session) => {
                     phase = Phase::Pending(pending);
                     previous = Some(session);
                 }
-                None => return,
+                Served::Moved(session) => {
+                    let _ = self.shared.outbox.send(LeavingSession { session, guard }).await;
+                    return;
+                }
             }
         }
+    }
+
+    /// Goes on with a session that another process has begun. Its client notices nothing.
+    pub(super) fn resume(self: &Rc<Self>, ResumedSession { session, grant, guard }: ResumedSession) {
+        // If it has come back, the other process is gone.
+        self.moving.set(false);
+        let MovedSession { stream, source, protocol, since, operations, input, .. } = session;
+        // During the way here its token may have been revoked.
+        let Ok(grant) = self.shared.grants.newest(&grant, source) else { return };
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
+        let responses = ResponseQueue::new(Stream::plain(stream), self.spare.clone());
+        responses.set_operations(operations);
+        let tenant = self.tenant(&grant);
+        let client = ClientInfo::new(source, Some(protocol), responses.stream());
+        let handle = tenant.register_resumed(&grant, client, since, &responses);
+        self.note_expiry(&tenant, grant.permissions.expires_at);
+        let parts = (tenant, handle, responses);
+        let session = self.session(&grant, parts, source, Some(protocol), input);
+        self.spawn_connection(Phase::Resumed(session), guard);
     }
 
     /// Returns `None` when the connection has ended without a login, its `previous` session is closed, or the proxy stops.
@@ -198,36 +241,50 @@ impl Worker {
             }
             None => Vec::new(),
         };
-        Ok(Box::new(Session {
+        Ok(self.session(&grant, (tenant, session, responses), source, protocol, input))
+    }
+
+    fn session(
+        &self,
+        grant: &Grant,
+        (tenant, handle, responses): (Rc<Tenant>, SessionHandle, Rc<ResponseQueue>),
+        source: IpAddr,
+        protocol: Option<Protocol>,
+        input: Vec<u8>,
+    ) -> Box<Session> {
+        Box::new(Session {
             responses,
             source,
             protocol,
             tenant,
-            handle: session,
+            handle,
             item_size_max: u64::try_from(grant.item_size_max).unwrap_or(0),
             wait_timeout: self.shared.config.wait_timeout(),
             mechanisms: login::mechanisms(self.shared.config.scram),
             input,
             state: State::default(),
-        }))
+        })
     }
 
-    /// Serves a session until it ends (`None`) or its client logs in again. It stays registered then.
-    async fn serve(&self, mut client: Box<Session>) -> Option<(Box<PendingConnection>, SessionHandle)> {
+    /// Serves a session until it ends, moves or its client logs in again. It stays registered then.
+    async fn serve(&self, mut client: Box<Session>) -> Served {
         let context = WorkerContext {
             grants: &self.shared.grants,
             throttle: &self.shared.throttle,
             closing: &self.closing,
+            moving: &self.moving,
             begins_no_value: &self.begins_no_value,
             scratch: &self.client_scratch,
         };
         match client.run(&context).await {
-            End::Gone => None,
+            End::Gone => Served::Ended,
+            End::Moved => client.into_moved().map_or(Served::Ended, Served::Moved),
             End::Login(input) => {
                 let source = client.source;
                 let admission = Admission::Reauthenticating;
-                let (stream, handle) = client.into_login(&input)?;
-                Some((Box::new(PendingConnection { stream, source, admission, input }), handle))
+                let Some((stream, handle)) = client.into_login(&input) else { return Served::Ended };
+                let pending = PendingConnection { stream, source, admission, input };
+                Served::LogsInAgain(Box::new(pending), handle)
             }
         }
     }

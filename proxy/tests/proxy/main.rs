@@ -21,6 +21,7 @@ mod revocation;
 mod scram;
 mod shutdown;
 mod store_outage;
+mod takeover;
 mod tls;
 mod token_limits;
 mod transcripts;

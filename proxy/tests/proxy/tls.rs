@@ -45,10 +45,20 @@ fn write_pair(folder: &Path, cert: &Certificate, signing_key: &KeyPair) -> Certi
 }
 
 pub(super) fn open() -> (TestProxy, CertificateDer<'static>) {
+    open_with(|_| {})
+}
+
+pub(super) fn open_with(change: impl FnOnce(&mut proxy::Config)) -> (TestProxy, CertificateDer<'static>) {
     let folder = tempfile::tempdir().unwrap();
     let certificate = certify(folder.path());
-    let config = config(&folder);
+    let mut config = config(&folder);
+    change(&mut config);
     (TestProxy::start_in(folder, config), certificate)
+}
+
+/// A client that trusts a certificate.
+pub(super) fn client_config(certificate: &CertificateDer<'static>) -> Arc<ClientConfig> {
+    trusting(certificate, &[&version::TLS13])
 }
 
 fn config(folder: &TempDir) -> proxy::Config {

@@ -23,6 +23,9 @@ pub(crate) fn ensure_reachable(data: &Path, system_users: &SystemUsers) -> Resul
     if is_reachable(data, system_users.group.as_raw()) {
         return Ok(data.to_path_buf());
     }
+    if is_mounted(data) {
+        return Ok(PathBuf::from(MOUNT_POINT));
+    }
     bind_mount(data).map(|()| PathBuf::from(MOUNT_POINT)).map_err(|error| {
         let users = "the users memgate-proxy and memgate-webui";
         CliError::new(
@@ -40,6 +43,12 @@ fn is_reachable(data: &Path, group: u32) -> bool {
             meta.mode() & bit != 0
         })
     })
+}
+
+/// Whether an earlier program of this process has mounted it already.
+fn is_mounted(data: &Path) -> bool {
+    let inode = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    inode(data).is_ok_and(|data| inode(Path::new(MOUNT_POINT)).is_ok_and(|mounted| mounted == data))
 }
 
 fn bind_mount(data: &Path) -> std::io::Result<()> {

@@ -11,6 +11,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,14 @@ use store::private_file;
 
 use super::role_group::GroupFolders;
 use crate::data_dir::DataDir;
-use crate::output::CliError;
+use crate::output::{CliError, escape_controls};
 use crate::role::Role;
 use crate::settings::Settings;
 
 /// Begins a line that names a folder with control groups.
 const GROUP_FOLDER: &[u8] = b"groups ";
+/// Begins the line with the last upgrade: its number, and why it failed, if it did.
+const UPGRADE: &str = "upgrade ";
 /// Begins the line with the endpoint.
 const ENDPOINT: &str = "endpoint ";
 /// Bytes that are read of the file, which is shorter.
@@ -43,12 +46,26 @@ pub(crate) struct LockHolder {
     pub(crate) health: Vec<(Role, SocketAddr)>,
     /// The endpoint that it tells users. Commands may have other settings: `up --set` is none of theirs.
     pub(crate) endpoint: Option<String>,
+    /// The last upgrade that was asked for.
+    pub(crate) upgrade: RecordedUpgrade,
+}
+
+/// An upgrade that was asked for, and what came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RecordedUpgrade {
+    /// How many have been asked for.
+    pub(crate) number: u64,
+    /// Why it failed, if it did.
+    pub(crate) failure: Option<String>,
 }
 
 /// A locked data directory. Dropping it releases the lock.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
+    /// What the file says, but for the last upgrade.
+    text: Vec<u8>,
+    upgrade: Mutex<RecordedUpgrade>,
     /// Where control groups of this start and of earlier ones are.
     pub(super) group_folders: GroupFolders,
 }
@@ -80,14 +97,67 @@ pub(super) fn lock(data_dir: &DataDir, settings: &Settings) -> Result<Lock, CliE
     // At once: until then the file may name the process of an earlier start.
     replace(&mut file, &contents(settings, recorded.iter())).map_err(failed)?;
     let group_folders = GroupFolders::find(recorded);
-    replace(&mut file, &contents(settings, group_folders.all())).map_err(failed)?;
-    Ok(Lock { file, group_folders })
+    let text = contents(settings, group_folders.all());
+    replace(&mut file, &text).map_err(failed)?;
+    Ok(Lock { file, text, upgrade: Mutex::default(), group_folders })
+}
+
+/// Goes on holding the lock of the program before this one in the same process.
+///
+/// # Errors
+/// If the file can't be read or written.
+pub(super) fn resume(file: &File, settings: &Settings) -> Result<Lock, CliError> {
+    let mut recorded = Vec::new();
+    let read = file.try_clone().and_then(|mut file| {
+        file.rewind()?;
+        (&file).take(LENGTH_MAX).read_to_end(&mut recorded)?;
+        Ok(file)
+    });
+    let file = read.map_err(|error| CliError::new(error.to_string(), "check the disk, then try again"))?;
+    let group_folders = GroupFolders::find(recorded_group_folders(&recorded));
+    let upgrade = recorded_upgrade(&String::from_utf8_lossy(&recorded));
+    let text = contents(settings, group_folders.all());
+    let lock = Lock { file, text, upgrade: Mutex::new(upgrade), group_folders };
+    lock.write();
+    Ok(lock)
+}
+
+impl Lock {
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Says what came of an upgrade that was asked for.
+    pub(super) fn record_upgrade(&self, result: Result<(), String>) {
+        let mut upgrade = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = result.err().map(|failure| escape_controls(&failure.replace('\n', "; ")).into_owned());
+        *upgrade = RecordedUpgrade { number: upgrade.number + 1, failure };
+        drop(upgrade);
+        self.write();
+    }
+
+    fn write(&self) {
+        let line = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).line();
+        let text = [&self.text, line.as_bytes()].concat();
+        let written = self.file.try_clone().and_then(|mut file| replace(&mut file, &text));
+        if let Err(error) = written {
+            tracing::error!(%error, "failed to write the lock file");
+        }
+    }
+}
+
+impl RecordedUpgrade {
+    /// The line of the file that says so.
+    fn line(&self) -> String {
+        format!("{UPGRADE}{} {}\n", self.number, self.failure.as_deref().unwrap_or_default())
+    }
 }
 
 impl Drop for Lock {
     /// The next holder has another id, and this one may be another process's by then.
     fn drop(&mut self) {
-        let text = [b"\n".to_vec(), group_lines(self.group_folders.all())].concat();
+        let upgrade = self.upgrade.get_mut().unwrap_or_else(PoisonError::into_inner).line();
+        let text = [b"\n".to_vec(), group_lines(self.group_folders.all()), upgrade.into_bytes()].concat();
         if let Err(error) = replace(&mut self.file, &text) {
             tracing::warn!(%error, "failed to remove the process id from the lock file");
         }
@@ -185,7 +255,15 @@ fn parse(text: &str) -> Option<LockHolder> {
         pid,
         health: rest.iter().filter_map(|line| address(line)).collect(),
         endpoint: rest.iter().find_map(|line| endpoint(line)),
+        upgrade: recorded_upgrade(text),
     })
+}
+
+fn recorded_upgrade(text: &str) -> RecordedUpgrade {
+    let line = text.lines().find_map(|line| line.strip_prefix(UPGRADE)).unwrap_or_default();
+    let (number, failure) = line.split_once(' ').unwrap_or((line, ""));
+    let failure = Some(failure.trim().to_owned()).filter(|failure| !failure.is_empty());
+    RecordedUpgrade { number: number.parse().unwrap_or_default(), failure }
 }
 
 #[cfg(test)]
@@ -220,7 +298,8 @@ mod tests {
         assert_eq!(recorded_group_folders(&text), folders);
         assert_eq!(recorded_group_folders(b"12\ngroups /a b\nproxy 127.0.0.1:1\n"), [PathBuf::from("/a b")]);
         assert_eq!(holder.endpoint, Some(settings.webui.endpoint));
-        let earlier = LockHolder { pid: 12, health: Vec::new(), endpoint: None };
+        let upgrade = RecordedUpgrade::default();
+        let earlier = LockHolder { pid: 12, health: Vec::new(), endpoint: None, upgrade };
         assert_eq!(parse("12\n"), Some(earlier), "of an earlier version");
     }
 

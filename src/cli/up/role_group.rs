@@ -19,6 +19,8 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Folders of earlier starts that are looked at.
 const EARLIER_MAX: usize = 8;
+/// Groups of one role: that of its process, and those of processes that drain.
+const GROUPS_MAX: usize = 64;
 
 /// The folders in which an installation's groups are.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +60,7 @@ pub(super) struct RoleGroup {
 
 impl RoleGroup {
     /// Ends what an earlier `memgate up` of the installation has left of the role, as [`RoleGroup::end_earlier`], and makes a new
-    /// group. `None` if this process can't make one.
+    /// group beside those that are `kept`. `None` if this process can't make one.
     ///
     /// # Errors
     /// If processes of an earlier one don't end.
@@ -66,11 +68,13 @@ impl RoleGroup {
         folders: &GroupFolders,
         names: (&str, &str),
         user: RoleUser,
+        kept: &[PathBuf],
     ) -> io::Result<Option<Self>> {
-        Self::end_earlier(folders, names, user)?;
-        let Some(folder) = folders.own.as_ref().map(|folder| folder.join(name(names))) else {
-            return Ok(None);
-        };
+        end_groups(folders, names, kept)?;
+        report(user_manager::end(user));
+        let Some(own) = &folders.own else { return Ok(None) };
+        let mut free = (0..GROUPS_MAX).map(|number| own.join(numbered(names, number)));
+        let Some(folder) = free.find(|folder| !folder.exists()) else { return Ok(None) };
         if fs::create_dir(&folder).is_err() || !folder.join("cgroup.kill").exists() {
             let _ = fs::remove_dir(&folder);
             return Ok(None);
@@ -83,10 +87,18 @@ impl RoleGroup {
     /// # Errors
     /// If processes don't end.
     pub(super) fn end_earlier(folders: &GroupFolders, names: (&str, &str), user: RoleUser) -> io::Result<()> {
-        let groups = folders.all().map(|folder| folder.join(name(names)));
-        groups.filter(|group| group.exists()).try_for_each(|group| end(&group))?;
+        end_groups(folders, names, &[])?;
         report(user_manager::end(user));
         Ok(())
+    }
+
+    /// The group that an earlier program of this process has made.
+    pub(super) fn resume(folder: PathBuf, user: RoleUser) -> Self {
+        Self { folder, user }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Moves a process into the group, before it does anything that others decide.
@@ -113,8 +125,20 @@ pub(super) fn not_ended(role: Role, error: &io::Error) -> CliError {
     CliError::new(what, "end the processes of its user yourself")
 }
 
-fn name((installation, role): (&str, &str)) -> String {
-    format!("memgate-{installation}-{role}")
+/// Ends all groups of a role, but those that are `kept`.
+fn end_groups(folders: &GroupFolders, names: (&str, &str), kept: &[PathBuf]) -> io::Result<()> {
+    let groups = folders.all().flat_map(|folder| {
+        (0..GROUPS_MAX).map(|number| folder.join(numbered(names, number))).filter(|group| group.exists())
+    });
+    groups.filter(|group| !kept.contains(group)).try_for_each(|group| end(&group))
+}
+
+/// The name of a role's group. During an upgrade it has more than one.
+fn numbered((installation, role): (&str, &str), number: usize) -> String {
+    match number {
+        0 => format!("memgate-{installation}-{role}"),
+        number => format!("memgate-{installation}-{role}-{number}"),
+    }
 }
 
 fn report(ended: io::Result<()>) {
@@ -192,7 +216,7 @@ mod tests {
     fn what_a_role_has_started_ends_with_it() {
         let Some(place) = Place::new("role") else { return };
         let folders = place.folders(&place.folder, &[]);
-        let Some(group) = RoleGroup::create(&folders, ("test", "role"), USER).unwrap() else { return };
+        let Some(group) = RoleGroup::create(&folders, ("test", "role"), USER, &[]).unwrap() else { return };
         // It leaves its session and its parent, as code that wants to outlive the role does.
         let script = "read go; setsid sh -c 'echo $$; exec sleep 1000' & exit 0";
         let mut role = Command::new("sh");
@@ -209,7 +233,7 @@ mod tests {
         // A start from elsewhere finds it, and so does the end.
         let other = place.below("other", 0);
         let folders = place.folders(&other, &[&place.folder]);
-        let again = RoleGroup::create(&folders, ("test", "role"), USER).unwrap().unwrap();
+        let again = RoleGroup::create(&folders, ("test", "role"), USER, &[]).unwrap().unwrap();
         let state = fs::read_to_string(left.join("stat")).unwrap_or_default();
         assert!(!left.exists() || state.contains(") Z "), "{state}");
         std::mem::forget(group);
@@ -230,7 +254,7 @@ mod tests {
         let folders =
             place.folders(&session, &[&session, &planted, &place.folder.join("session/../session")]);
         assert_eq!(folders.all().collect::<Vec<_>>(), [&place.folder]);
-        let group = RoleGroup::create(&folders, ("test", "role"), USER).unwrap().unwrap();
+        let group = RoleGroup::create(&folders, ("test", "role"), USER, &[]).unwrap().unwrap();
         assert_eq!(group.folder, place.folder.join("memgate-test-role"));
         drop(group);
         assert!(planted.join("kept").exists());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use daemon::telemetry::LogFormat;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::process::ChildStderr;
+use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 
 use crate::output::escape_controls;
@@ -36,17 +36,15 @@ pub(super) struct RoleLog(JoinSet<()>);
 
 impl RoleLog {
     /// Starts to copy the lines of `role`.
-    pub(super) fn start(role: &'static str, format: LogFormat, stderr: Option<ChildStderr>) -> Self {
+    pub(super) fn start(role: &'static str, format: LogFormat, stderr: pipe::Receiver) -> Self {
         let mut task = JoinSet::new();
-        if let Some(stderr) = stderr {
-            task.spawn(copy(Style { role, format }, stderr, tokio::io::stderr()));
-        }
+        task.spawn(copy(Style { role, format }, stderr, tokio::io::stderr()));
         Self(task)
     }
 
     /// Copies the last lines of a role that has exited. A process that the role left behind may keep its stderr open:
     /// that isn't waited for.
-    pub(super) async fn finish(mut self) {
+    pub(super) async fn finish(&mut self) {
         let _ = tokio::time::timeout(FINISH_TIMEOUT, self.0.join_next()).await;
     }
 }

@@ -1,54 +1,39 @@
 //! Supervises the roles: each is a child process that is restarted when it exits or hangs, and stopped at shutdown.
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use daemon::{Reload, Shutdown};
-use rustix::process::{Pid, Signal};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::{RoleListeners, RolePorts};
-use super::role_group::{self, GroupFolders, RoleGroup};
-use super::role_log::RoleLog;
-use super::user_manager::RoleUser;
-use super::watchdog::Watchdog;
+use super::role_group::GroupFolders;
+use super::role_process::RoleProcess;
+use super::role_supervisor::RoleSupervisor;
 use crate::data_dir::DataDir;
 use crate::health_check;
 use crate::output::CliError;
-use crate::role::{Role, handover};
+use crate::role::Role;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 
-/// From SIGTERM until a role is killed. Longer than the 30 s in which the proxy lets its clients read their replies.
-const STOP_TIMEOUT: Duration = Duration::from_secs(35);
 /// For networks, firewall and a first reconciliation of all caches.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// A role that isn't ready after this time is logged with the reason.
 const SLOW_START_THRESHOLD: Duration = Duration::from_secs(3);
-const RESTART_BACKOFF_MIN: Duration = Duration::from_millis(200);
-const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A role that ran this long is restarted with the minimum back-off again.
-const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
-/// A role that ran this long and was told to stop is restarted at once.
-const NO_BACKOFF_AFTER: Duration = Duration::from_secs(1);
 
 /// The supervised roles.
 pub(crate) struct Supervisor {
-    roles: JoinSet<Result<(), CliError>>,
-    health: Vec<(Role, SocketAddr)>,
+    roles: JoinSet<Result<RoleEnd, CliError>>,
+    health: Vec<RoleHealth>,
     installation: String,
     /// Cancelled when all roles are ready for the first time.
     all_ready: CancellationToken,
-    shutdown: Shutdown,
+    common: Common,
 }
 
 /// What the supervisors of all roles share.
@@ -58,127 +43,179 @@ pub(crate) struct Common {
     pub(crate) group_folders: GroupFolders,
     pub(crate) shutdown: Shutdown,
     pub(crate) reload: Reload,
+    /// Cancelled when another program goes on with the roles in this process.
+    pub(crate) leaving: CancellationToken,
+    /// What went wrong when roles were replaced.
+    pub(crate) problems: Problems,
 }
 
-/// Starts and restarts one role.
-struct RoleSupervisor {
+/// What went wrong. Cheap to clone; clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Problems(Arc<Mutex<Vec<CliError>>>);
+
+impl Problems {
+    pub(super) fn add(&self, problem: CliError) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
+    }
+
+    /// The first one.
+    pub(super) fn take(&self) -> Option<CliError> {
+        let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *problems).into_iter().next()
+    }
+}
+
+/// Where a role answers, and which process is to.
+pub(super) struct RoleHealth {
     role: Role,
-    data: DataDir,
-    installation: String,
-    settings: Settings,
-    /// Kept while the role is away.
-    ports: RolePorts,
-    /// Until this is cancelled, an exit with an error means that the start failed.
-    all_ready: CancellationToken,
-    common: Common,
+    address: SocketAddr,
+    pid: watch::Receiver<u32>,
 }
 
-/// A role's process.
-struct Running {
-    child: Child,
-    log: RoleLog,
-    watchdog: Watchdog<ChildStdout>,
-    /// Dropped last: whatever the role has started ends with it.
-    _group: Option<RoleGroup>,
-}
-
-/// Why a role has to be started again, or not.
-enum End {
-    /// It was told to stop, and did.
+/// What is left of the supervision of a role.
+pub(super) enum RoleEnd {
+    /// Its processes have ended.
     Stopped,
-    Exited(String),
-    /// It was killed, perhaps from outside.
-    Killed(String),
-    Hung(Duration),
-    Shutdown,
+    /// They go on.
+    Left(Box<SupervisedRole>),
+}
+
+/// A role's ports and processes.
+pub(super) struct SupervisedRole {
+    pub(super) role: Role,
+    pub(super) ports: RolePorts,
+    /// `None` while it is being restarted.
+    pub(super) process: Option<RoleProcess>,
+    /// Those that were replaced and still serve connections, the oldest first.
+    pub(super) draining: Vec<RoleProcess>,
+    /// Whether the process is an earlier program's, and to be replaced.
+    pub(super) is_outdated: bool,
+}
+
+/// How supervision ended.
+pub(super) enum Outcome {
+    Stopped,
+    /// Another program is to go on with these.
+    Left(Vec<SupervisedRole>),
+}
+
+impl SupervisedRole {
+    /// Roles without processes.
+    pub(super) fn all_new(mut listeners: RoleListeners) -> Vec<Self> {
+        let new = |role| Self {
+            role,
+            ports: listeners.take(role),
+            process: None,
+            draining: Vec::new(),
+            is_outdated: false,
+        };
+        Role::ALL.map(new).into()
+    }
+
+    /// Its processes, and whether each drains.
+    pub(super) fn processes(&self) -> impl Iterator<Item = (&RoleProcess, bool)> {
+        let draining = self.draining.iter().map(|process| (process, true));
+        draining.chain(self.process.iter().map(|process| (process, false)))
+    }
 }
 
 impl Supervisor {
-    /// Starts all roles of an installation with the data directory `data`.
+    /// Starts all roles of an installation with the data directory `data`, or goes on with their processes.
     ///
     /// # Errors
     /// If a role's settings can't be read.
-    pub(crate) fn start(
+    pub(super) fn start(
         settings: &Settings,
         data: &DataDir,
         installation: &str,
-        mut listeners: RoleListeners,
+        supervised: Vec<SupervisedRole>,
         common: &Common,
     ) -> Result<Self, CliError> {
         let all_ready = CancellationToken::new();
-        let mut roles = JoinSet::new();
-        for role in Role::ALL {
+        if supervised.iter().any(|role| role.process.is_some()) {
+            // No failure of one role ends the others any more.
+            all_ready.cancel();
+        }
+        let (mut roles, mut health) = (JoinSet::new(), Vec::new());
+        for supervised in supervised {
+            let role = supervised.role;
+            let (current, pid) = watch::channel(0);
+            health.push(RoleHealth { role, address: role.health(settings), pid });
             let supervisor = RoleSupervisor {
-                role,
                 data: data.clone(),
                 installation: installation.to_owned(),
                 settings: role.visible_settings(settings, data)?,
-                ports: listeners.take(role),
+                supervised,
+                current,
                 all_ready: all_ready.clone(),
                 common: common.clone(),
             };
             roles.spawn(supervisor.run());
         }
-        Ok(Self {
-            roles,
-            health: Role::ALL.map(|role| (role, role.health(settings))).into(),
-            installation: installation.to_owned(),
-            all_ready,
-            shutdown: common.shutdown.clone(),
-        })
+        let (installation, common) = (installation.to_owned(), common.clone());
+        Ok(Self { roles, health, installation, all_ready, common })
     }
 
-    /// Runs until the shutdown is complete. Calls `on_ready` once all roles are ready.
+    /// Runs until the shutdown is complete, or another program is to go on. Calls `on_ready` once all roles are ready.
     ///
     /// # Errors
     /// If a role fails to start, or `on_ready` fails. All roles have stopped by then.
-    pub(crate) async fn run(
+    pub(super) async fn run(
         mut self,
-        on_ready: impl FnOnce() -> Result<(), CliError>,
-    ) -> Result<(), CliError> {
+        on_ready: impl FnOnce(Result<(), CliError>) -> Result<(), CliError>,
+    ) -> Result<Outcome, CliError> {
         let ready = tokio::select! {
-            ready = wait_until_ready(&self.health, &self.installation) => ready.map(|()| true),
-            () = self.shutdown.begun() => Ok(false),
-            Some(Ok(Err(error))) = self.roles.join_next() => Err(error),
+            ready = wait_until_ready(&self.health, &self.installation) => Some(ready),
+            () = self.common.shutdown.begun() => None,
+            () = self.common.leaving.cancelled() => None,
+            Some(Ok(Err(error))) = self.roles.join_next() => Some(Err(error)),
         };
         let mut result = match ready {
-            Ok(true) => {
+            Some(ready) => {
                 self.all_ready.cancel();
-                on_ready()
+                on_ready(ready)
             }
-            Ok(false) => Ok(()),
-            Err(error) => Err(error),
+            None => Ok(()),
         };
         if result.is_ok() {
-            self.shutdown.begun().await;
+            tokio::select! {
+                () = self.common.shutdown.begun() => {}
+                () = self.common.leaving.cancelled() => {}
+            }
+        } else {
+            self.common.shutdown.begin();
         }
-        self.shutdown.begin();
-        while let Some(stopped) = self.roles.join_next().await {
-            if let (Ok(Err(error)), Ok(())) = (stopped, &result) {
-                result = Err(error);
+        let mut left = Vec::new();
+        while let Some(ended) = self.roles.join_next().await {
+            match ended {
+                Ok(Ok(RoleEnd::Left(role))) => left.push(*role),
+                Ok(Err(error)) if result.is_ok() => result = Err(error),
+                _ => {}
             }
         }
-        result
+        let has_stopped = self.common.shutdown.has_begun();
+        result.map(|()| if has_stopped { Outcome::Stopped } else { Outcome::Left(left) })
     }
 }
 
 /// Waits until all roles are ready; fails with the first that isn't in time. A role that waits for something outside, such
 /// as Docker or the store, is in time.
-async fn wait_until_ready(health: &[(Role, SocketAddr)], installation: &str) -> Result<(), CliError> {
+async fn wait_until_ready(health: &[RoleHealth], installation: &str) -> Result<(), CliError> {
     let started = Instant::now();
     let mut late_at = started + READY_TIMEOUT;
-    for (role, health) in health {
+    for health in health {
         let mut logged = String::new();
-        while let Err((reason, is_waiting)) = is_ready(*role, *health, installation).await {
+        let role = health.role.name();
+        while let Err((reason, is_waiting)) = health.is_ready(installation).await {
             if is_waiting {
                 late_at = Instant::now() + READY_TIMEOUT;
             }
             if Instant::now() > late_at {
-                let what = format!("the {} isn't ready after {READY_TIMEOUT:?} ({reason})", role.name());
+                let what = format!("the {role} isn't ready after {READY_TIMEOUT:?} ({reason})");
                 return Err(CliError::new(what, "see its log lines above"));
             }
             if started.elapsed() > SLOW_START_THRESHOLD && logged != reason {
-                tracing::info!(role = role.name(), reason, "waiting for the role to become ready");
+                tracing::info!(role, reason, "waiting for the role to become ready");
                 logged = reason;
             }
             tokio::time::sleep(READY_POLL_INTERVAL).await;
@@ -187,207 +224,35 @@ async fn wait_until_ready(health: &[(Role, SocketAddr)], installation: &str) -> 
     Ok(())
 }
 
-/// If the role isn't ready: why, and whether it waits for something outside.
-async fn is_ready(role: Role, health: SocketAddr, installation: &str) -> Result<(), (String, bool)> {
+impl RoleHealth {
+    /// If the role isn't ready: why, and whether it waits for something outside.
+    async fn is_ready(&self, installation: &str) -> Result<(), (String, bool)> {
+        let pid = *self.pid.borrow();
+        is_ready(self.role, self.address, installation, pid).await
+    }
+}
+
+/// If the process of a role isn't ready: why, and whether it waits for something outside.
+pub(super) async fn is_ready(
+    role: Role,
+    health: SocketAddr,
+    installation: &str,
+    pid: u32,
+) -> Result<(), (String, bool)> {
     let report = health_check::ask(health).await.map_err(|reason| (reason, false))?;
     if let Some(reason) = health_check::foreign(&report, role, installation) {
         return Err((reason, false));
+    }
+    if report.process.pid != pid {
+        return Err(("its process before this one answers".to_owned(), false));
     }
     let reason = || report.message.clone().unwrap_or_default();
     if report.ready { Ok(()) } else { Err((reason(), report.waiting)) }
 }
 
-impl End {
-    fn of(exited: std::io::Result<ExitStatus>) -> Self {
-        match exited {
-            Ok(status) if status.success() => Self::Stopped,
-            Ok(status) if status.signal().is_some() => Self::Killed(status.to_string()),
-            Ok(status) => Self::Exited(status.to_string()),
-            Err(error) => Self::Exited(error.to_string()),
-        }
-    }
-}
-
-impl Running {
-    /// Runs until the role ends or hangs, or the shutdown begins. Passes SIGHUP on.
-    async fn watch(&mut self, shutdown: &Shutdown, reload: &mut Reload) -> End {
-        loop {
-            tokio::select! {
-                exited = self.child.wait() => return End::of(exited),
-                silence = self.watchdog.hung() => return End::Hung(silence),
-                () = reload.requested() => {
-                    // One that is starting reads everything anyway, and may not handle the signal yet.
-                    if self.watchdog.has_seen_sign() {
-                        self.signal(Signal::HUP);
-                    }
-                }
-                () = shutdown.begun() => return End::Shutdown,
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
-
-    async fn stop(mut self, role: Role) {
-        self.signal(Signal::TERM);
-        let has_stopped = tokio::select! {
-            _ = self.child.wait() => true,
-            _ = self.watchdog.hung() => false,
-            () = tokio::time::sleep(STOP_TIMEOUT) => false,
-        };
-        if !has_stopped {
-            tracing::warn!(role = role.name(), "role did not stop in time: killed it");
-            let _ = self.child.kill().await;
-        }
-        self.log.finish().await;
-    }
-}
-
-impl RoleSupervisor {
-    /// Runs the role, with restarts, until the shutdown.
-    async fn run(mut self) -> Result<(), CliError> {
-        let mut reload = self.common.reload.clone();
-        let mut backoff = RESTART_BACKOFF_MIN;
-        loop {
-            let started = Instant::now();
-            let end = match self.spawn().await {
-                Ok(mut running) => match running.watch(&self.common.shutdown, &mut reload).await {
-                    End::Shutdown => {
-                        // Clients are refused from now on, and don't wait.
-                        self.ports.close();
-                        running.stop(self.role).await;
-                        return Ok(());
-                    }
-                    end => {
-                        // A stopped process obeys no other signal.
-                        let _ = running.child.kill().await;
-                        self.renew_ports();
-                        running.log.finish().await;
-                        end
-                    }
-                },
-                Err(error) if self.all_ready.is_cancelled() => End::Exited(error.to_string()),
-                Err(error) => return Err(error),
-            };
-            if let (End::Exited(status), false) = (&end, self.all_ready.is_cancelled()) {
-                let what = format!("the {} exited during its start ({status})", self.role.name());
-                return Err(CliError::new(what, "see its error above"));
-            }
-            if started.elapsed() > BACKOFF_RESET_AFTER {
-                backoff = RESTART_BACKOFF_MIN;
-            }
-            let wait = match end {
-                End::Stopped if started.elapsed() > NO_BACKOFF_AFTER => Duration::ZERO,
-                _ => {
-                    let next = (backoff * 2).min(RESTART_BACKOFF_MAX);
-                    std::mem::replace(&mut backoff, next)
-                }
-            };
-            self.log_restart(&end, wait);
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.common.shutdown.begun() => return Ok(()),
-            }
-        }
-    }
-
-    /// At once, because clients that connect from now on wait for the next process.
-    fn renew_ports(&mut self) {
-        if let Err(error) = self.ports.renew() {
-            tracing::error!(role = self.role.name(), %error, "failed to bind ports again: they are closed");
-        }
-    }
-
-    fn log_restart(&self, end: &End, wait: Duration) {
-        let role = self.role.name();
-        match end {
-            End::Stopped => tracing::info!(role, "role stopped: starting it again"),
-            End::Exited(status) | End::Killed(status) => {
-                tracing::error!(role, status, backoff = ?wait, "role exited: restarting");
-            }
-            End::Hung(silence) => {
-                let seconds = silence.as_secs();
-                tracing::error!(role, seconds, backoff = ?wait, "role hung, with no sign of life: killed, restarting");
-            }
-            End::Shutdown => {}
-        }
-    }
-
-    /// Sends a role its listening sockets and its settings.
-    async fn hand_over(&mut self, to: UnixStream) -> std::io::Result<()> {
-        for listener in self.ports.listeners() {
-            handover::send(&to, listener)?;
-        }
-        to.set_nonblocking(true)?;
-        let settings = serde_json::to_vec(&self.settings)?;
-        tokio::net::UnixStream::from_std(to)?.write_all(&settings).await
-    }
-
-    /// Ends what an earlier process has left, on another thread: that may take seconds.
-    async fn create_group(&self, user: RoleUser) -> std::io::Result<Option<RoleGroup>> {
-        let (folders, installation) = (self.common.group_folders.clone(), self.installation.clone());
-        let role = self.role.name();
-        tokio::task::spawn_blocking(move || RoleGroup::create(&folders, (&installation, role), user)).await?
-    }
-
-    /// Starts this same program, even if its file was replaced or the role's user can't access it.
-    async fn spawn(&mut self) -> Result<Running, CliError> {
-        // SQLite's last user may have removed them, and an unprivileged role can't make them.
-        self.data.restore_log_files(&self.settings);
-        let role = self.role;
-        let failed = |error: std::io::Error| {
-            let what = format!("can't start the {} ({error})", role.name());
-            CliError::new(what, "check the system's limits, and that all users may execute this program")
-        };
-        let (near, far) = UnixStream::pair().map_err(failed)?;
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg0("memgate")
-            .arg(self.role.name())
-            .arg("--supervised")
-            .arg("--data")
-            .arg(self.data.path())
-            .stdin(OwnedFd::from(far))
-            // For signs of life: the supervisor's own stdout carries the lines that scripts wait for.
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .env_clear()
-            .kill_on_drop(true);
-        for name in self.role.inherited_variables() {
-            command.envs(std::env::var_os(name).map(|value| (name, value)));
-        }
-        let mut group = None;
-        let users = self.common.system_users;
-        let identity = users.and_then(|users| self.role.identity(&users));
-        let user = users.and_then(|users| RoleUser::of(self.role, &users));
-        if let (Some(identity), Some(user)) = (identity, user) {
-            // It becomes that user itself, because only root can give up what root has.
-            command.arg("--run-as").arg(identity.to_string());
-            let created = self.create_group(user).await;
-            group = created.map_err(|error| role_group::not_ended(self.role, &error))?;
-        }
-        // Here once more, because an earlier process may have been alive until now.
-        self.ports.renew()?;
-        let mut child = command.spawn().map_err(failed)?;
-        // With its copy of the role's end, so that a role that has ended is noticed.
-        drop(command);
-        if let (Some(group), Some(process)) = (&group, child.id()) {
-            // Before it gets its settings, which it waits for.
-            group.add(process).map_err(failed)?;
-        }
-        let log = RoleLog::start(self.role.name(), self.settings.log.format, child.stderr.take());
-        let watchdog = Watchdog::new(child.stdout.take());
-        match self.hand_over(near).await {
-            // If the role has already exited, the caller's wait reports it.
-            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
-                return Err(failed(error));
-            }
-            _ => {}
-        }
-        Ok(Running { child, log, watchdog, _group: group })
+/// Waits until a process of a role is ready, however long that takes.
+pub(super) async fn until_ready(role: Role, health: SocketAddr, installation: &str, pid: u32) {
+    while is_ready(role, health, installation, pid).await.is_err() {
+        tokio::time::sleep(READY_POLL_INTERVAL).await;
     }
 }

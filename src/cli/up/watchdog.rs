@@ -22,6 +22,11 @@ impl<R: AsyncRead + Unpin> Watchdog<R> {
         Self { pipe, timeout: FIRST_SIGN_TIMEOUT, hung_after: HUNG_AFTER }
     }
 
+    /// The role has shown that it runs to somebody else.
+    pub(super) fn has_started(&mut self) {
+        self.timeout = self.hung_after;
+    }
+
     /// Whether the role has shown that it runs. Before, it may not have installed its signal handlers.
     pub(super) fn has_seen_sign(&self) -> bool {
         self.timeout == self.hung_after

@@ -1,12 +1,15 @@
 //! A proxy in this process, with real sockets and a store of its own.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown as Direction, TcpStream};
+use std::net::{Shutdown as Direction, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use daemon::{Process, Shutdown};
+use daemon::listener::{self, Listeners};
+use daemon::{Process, Shutdown, Takeover, fd_passing};
 use store::{
     Database, DenialRecord, LaneKey, LiveConnections, NewCache, NewToken, NewUser, Permissions, Plan, Store,
     Token, TokenId, TokenKey,
@@ -28,7 +31,7 @@ pub struct TestProxy {
     /// The proxy's settings, its addresses included.
     pub config: proxy::Config,
     /// The folder of the database and the keys.
-    pub data_dir: TempDir,
+    pub data_dir: Arc<TempDir>,
     /// For calls of the store.
     pub runtime: Runtime,
     /// The proxy's store.
@@ -37,6 +40,9 @@ pub struct TestProxy {
     pub shutdown: Shutdown,
     /// The proxy's thread, until a test joins it.
     pub thread: Option<JoinHandle<Result<(), proxy::Error>>>,
+    takeover: Takeover,
+    /// Kept for a successor.
+    listeners: Vec<TcpListener>,
     _shared: Shared,
 }
 
@@ -57,7 +63,7 @@ impl TestProxy {
     /// IPv6 address that it listens on.
     pub fn start_in(data_dir: TempDir, config: proxy::Config) -> Self {
         let shared = Shared::take();
-        let runtime = Runtime::new().unwrap();
+        let (data_dir, runtime) = (Arc::new(data_dir), Runtime::new().unwrap());
         let store = runtime.block_on(open_store(data_dir.path()));
         let shutdown = Shutdown::new();
         let mut listen = free_port();
@@ -65,18 +71,75 @@ impl TestProxy {
             listen.set_ip(config.listen.ip());
         }
         let config = proxy::Config { listen, health: free_port(), ..config };
-        let thread = spawn(config.clone(), data_dir.path(), &shutdown);
-        Self { config, data_dir, runtime, store, shutdown, thread: Some(thread), _shared: shared }
+        let listeners = listener::bind(listen, config.workers()).unwrap();
+        let takeover = Takeover::default();
+        let process = process(&shutdown, &listeners, takeover.clone());
+        let thread = Some(spawn(config.clone(), data_dir.path(), process));
+        Self { config, data_dir, runtime, store, shutdown, thread, takeover, listeners, _shared: shared }
+    }
+
+    /// Starts a proxy that takes over from this one, as in an upgrade, and returns once it accepts connections. Its health endpoint
+    /// has another address.
+    pub fn start_successor(&self) -> Self {
+        let (predecessor, successor) = fd_passing::message_pair().unwrap();
+        let takeover = Takeover::from_predecessor(Some(predecessor));
+        let shutdown = Shutdown::new();
+        let config = proxy::Config { health: free_port(), ..self.config.clone() };
+        let listeners: Vec<_> = self.listeners.iter().map(|kept| kept.try_clone().unwrap()).collect();
+        let process = process(&shutdown, &listeners, takeover.clone());
+        self.takeover.announce_successor(successor);
+        let thread = Some(spawn(config.clone(), self.data_dir.path(), process));
+        self.runtime.block_on(self.takeover.begun());
+        let (data_dir, runtime, store) = (self.data_dir.clone(), Runtime::new().unwrap(), self.store.clone());
+        Self {
+            config,
+            data_dir,
+            runtime,
+            store,
+            shutdown,
+            thread,
+            takeover,
+            listeners,
+            _shared: Shared::take(),
+        }
+    }
+
+    /// Starts a proxy on the store of this one, as a second one, that receives sessions through a socket.
+    pub fn start_with_predecessor(&self, predecessor: OwnedFd) -> Self {
+        self.start_other(Takeover::from_predecessor(Some(predecessor)))
+    }
+
+    /// A socket through which a process says that it takes over from this one, which sends it its sessions.
+    pub fn announce_successor(&self) -> OwnedFd {
+        let (predecessor, successor) = fd_passing::message_pair().unwrap();
+        self.takeover.announce_successor(successor);
+        predecessor
     }
 
     /// Starts a second proxy on the store of this one, as another machine would.
     pub fn start_second(&self) -> Self {
-        let data_dir = tempfile::tempdir().unwrap();
+        self.start_other(Takeover::default())
+    }
+
+    fn start_other(&self, takeover: Takeover) -> Self {
+        let data_dir = self.data_dir.clone();
         let shutdown = Shutdown::new();
         let config = proxy::Config { listen: free_port(), health: free_port(), ..self.config.clone() };
-        let thread = spawn(config.clone(), self.data_dir.path(), &shutdown);
+        let listeners = listener::bind(config.listen, config.workers()).unwrap();
+        let process = process(&shutdown, &listeners, takeover.clone());
+        let thread = Some(spawn(config.clone(), self.data_dir.path(), process));
         let (runtime, store) = (Runtime::new().unwrap(), self.store.clone());
-        Self { config, data_dir, runtime, store, shutdown, thread: Some(thread), _shared: Shared::take() }
+        Self {
+            config,
+            data_dir,
+            runtime,
+            store,
+            shutdown,
+            thread,
+            takeover,
+            listeners,
+            _shared: Shared::take(),
+        }
     }
 
     /// Creates a user with a cache and returns the first token.
@@ -231,23 +294,37 @@ impl Drop for TestProxy {
 }
 
 /// Runs a proxy in a thread of its own, with as many open files as its role would have; returns when it accepts connections.
-fn spawn(config: proxy::Config, data: &Path, shutdown: &Shutdown) -> JoinHandle<Result<(), proxy::Error>> {
+fn spawn(config: proxy::Config, data: &Path, process: Process) -> JoinHandle<Result<(), proxy::Error>> {
     raise_file_limit();
-    let (listen, data, shutdown) = (config.listen, data.to_owned(), shutdown.clone());
+    let (health, data) = (config.health, data.to_owned());
     let thread = std::thread::spawn(move || {
         Runtime::new().unwrap().block_on(async {
             let store = open_store(&data).await;
-            let process = Process { shutdown, ..Process::default() };
             daemon::health::serve(config.health, &process.health, &process.shutdown).await.unwrap();
             proxy::run(config, store, token_key(&data), lane_key(&data), process).await
         })
     });
     let deadline = Instant::now() + START_TIMEOUT;
-    while TcpStream::connect(listen).is_err() {
-        assert!(Instant::now() < deadline, "the proxy doesn't listen");
+    while !is_ready(health) {
+        assert!(Instant::now() < deadline, "the proxy doesn't get ready");
         std::thread::yield_now();
     }
     thread
+}
+
+/// Whether the proxy says that it accepts connections.
+fn is_ready(health: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(health) else { return false };
+    let request = "GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut reply = String::new();
+    let asked = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut reply));
+    asked.is_ok() && reply.starts_with("HTTP/1.1 200")
+}
+
+fn process(shutdown: &Shutdown, listeners: &[TcpListener], takeover: Takeover) -> Process {
+    let duplicates: Vec<_> = listeners.iter().map(|listener| listener.try_clone().unwrap()).collect();
+    let (shutdown, listeners) = (shutdown.clone(), Listeners::from(duplicates));
+    Process { shutdown, listeners, takeover, ..Process::default() }
 }
 
 async fn open_store(data: &Path) -> Store {
