@@ -77,12 +77,25 @@ const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = $1)"
 /// Tables on which a user has a right that isn't wanted any more are in other schemas or later versions: neither is touched.
 const TABLE_EXISTS: &str = "SELECT to_regclass(quote_ident($1)) IS NOT NULL";
 
+/// Connections of one role's user: however many it opens, the others have some left.
+const CONNECTIONS_MAX: &str = "SELECT CAST(current_setting('max_connections') AS INT) / 2";
+/// Whether the user `$1` has settings of its own.
+const HAS_SETTINGS: &str = "SELECT EXISTS (SELECT 1 FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole \
+     WHERE r.rolname = $1)";
+/// Whether the user `$1` may create tables and functions in the schema `$2`.
+const MAY_CREATE: &str = "SELECT has_schema_privilege($1, $2, 'CREATE')";
+
+/// The tables of a PostgreSQL database that are memgate's.
+pub fn postgres_tables() -> impl Iterator<Item = &'static str> {
+    grants::tables()
+}
+
 impl Store {
     /// Creates the roles' database users, as far as they are missing, and gives them exactly the rights of this version. The
     /// rights of other users, `PUBLIC` among them, stay as they are.
     ///
     /// # Errors
-    /// `MayNotCreateUsers`; `Unavailable` with SQLite, which has no users.
+    /// `MayNotCreateUsers`; `SchemaIsWritable` if they could create functions there; `Unavailable` with SQLite, which has no users.
     pub async fn set_up_role_users(&self, users: &[RoleUser], password: Password) -> Result<(), StoreError> {
         let Db::Postgres(pool) = &self.db else {
             return Err(StoreError::Unavailable(sqlx::Error::Configuration("SQLite has no users".into())));
@@ -110,18 +123,24 @@ async fn set_up(
             return Err(StoreError::MayNotCreateUsers(own_name.clone()));
         }
         let verb = if exists { "ALTER" } else { "CREATE" };
+        let connections: i32 = sqlx::query_scalar(CONNECTIONS_MAX).fetch_one(&mut *connection).await?;
         // The server gets what it stores anyway: the password itself would be in its log if it logs statements.
         let verifier = verifier(&user.password);
         run(
             connection,
             format!(
-                "{verb} ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD '{verifier}'"
+                "{verb} ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION CONNECTION LIMIT {connections} \
+                 PASSWORD '{verifier}'"
             ),
         )
         .await?;
     }
+    if *may_create {
+        reset_settings(connection, user, database).await?;
+    }
     run(connection, format!("GRANT CONNECT ON DATABASE {} TO {name}", quoted(database))).await?;
     run(connection, format!("GRANT USAGE ON SCHEMA {} TO {name}", quoted(schema))).await?;
+    require_may_not_create(connection, &user.name, schema).await?;
     for (table, privileges) in grants::of(user.role) {
         let table_exists: bool =
             sqlx::query_scalar(TABLE_EXISTS).bind(table).fetch_one(&mut *connection).await?;
@@ -135,6 +154,34 @@ async fn set_up(
         }
     }
     Ok(())
+}
+
+/// Takes back what a user may set for its own later sessions, such as one in which every transaction is read-only.
+async fn reset_settings(
+    connection: &mut PgConnection,
+    user: &RoleUser,
+    database: &str,
+) -> Result<(), StoreError> {
+    let has_settings: bool =
+        sqlx::query_scalar(HAS_SETTINGS).bind(&user.name).fetch_one(&mut *connection).await?;
+    if has_settings {
+        let name = quoted(&user.name);
+        run(connection, format!("ALTER ROLE {name} RESET ALL")).await?;
+        run(connection, format!("ALTER ROLE {name} IN DATABASE {} RESET ALL", quoted(database))).await?;
+    }
+    Ok(())
+}
+
+/// Up to PostgreSQL 14 every user may create functions in the schema `public`, also one that was upgraded since. The owner of the
+/// tables would run them, in a restore for example.
+async fn require_may_not_create(
+    connection: &mut PgConnection,
+    user: &str,
+    schema: &str,
+) -> Result<(), StoreError> {
+    let may_create: bool =
+        sqlx::query_scalar(MAY_CREATE).bind(user).bind(schema).fetch_one(&mut *connection).await?;
+    if may_create { Err(StoreError::SchemaIsWritable(schema.to_owned())) } else { Ok(()) }
 }
 
 /// Names and passwords can't be parameters of these statements. Both come from [`RoleUser`] and PostgreSQL, and are quoted.
