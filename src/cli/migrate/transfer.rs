@@ -4,18 +4,17 @@ use std::fs;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use store::private_file::{self, Access, FileError};
 use store::{CopyProgress, Database, Store, StoreError};
 
 use crate::cli::{down, up};
-use crate::data_dir::{DataDir, store_options};
+use crate::data_dir::{DataDir, moved_database, store_options};
 use crate::database_url;
 use crate::output::CliError;
 use crate::settings::Settings;
 
 /// What the value of `--from` begins with.
 const SCHEME: &str = "sqlite:";
-/// What the old database is called afterwards, so that nothing uses it by mistake.
-const MOVED: &str = "moved";
 
 /// What was copied.
 pub(super) struct Transferred {
@@ -113,23 +112,34 @@ async fn require_stopped(
     }
 }
 
-/// Renames the old database and removes its empty logs.
+/// Renames the old database and removes its empty logs. The roles, which shared it, can't read it any more.
 fn set_aside(path: &Path) -> Result<PathBuf, CliError> {
-    let mut kept = path.as_os_str().to_owned();
-    kept.push(format!(".{MOVED}"));
-    let kept = PathBuf::from(kept);
-    fs::rename(path, &kept).map_err(|error| {
+    let kept = moved_database(path);
+    let failed = |error: &dyn std::fmt::Display| {
         CliError::new(
             format!("everything is copied, but {} can't be renamed ({error})", path.display()),
-            "move it away yourself: nothing may use it any more",
+            "move it away yourself, where only root can read it: nothing may use it any more",
         )
-    })?;
+    };
+    take_from_roles(path).map_err(|error| failed(&error))?;
+    fs::rename(path, &kept).map_err(|error| failed(&error))?;
     for suffix in ["-wal", "-shm"] {
         let mut log = path.as_os_str().to_owned();
         log.push(suffix);
         let _ = fs::remove_file(log);
     }
     Ok(kept)
+}
+
+/// Leaves a file that roles shared to the user running this command alone.
+fn take_from_roles(path: &Path) -> Result<(), FileError> {
+    let file = private_file::open_shared(path)?;
+    let access = Access {
+        owner: Some(rustix::process::geteuid().as_raw()),
+        group: Some(rustix::process::getegid().as_raw()),
+        ..Access::PRIVATE
+    };
+    private_file::set_access(&file, access).map_err(|source| FileError::Io { path: path.into(), source })
 }
 
 /// Shows how far the copy is, to a person.
