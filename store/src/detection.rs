@@ -38,10 +38,11 @@ struct Position {
 }
 
 const POSITION: &str = "SELECT at, key FROM notification_positions WHERE source = $1";
-/// Only forwards: another process may have read on.
+/// Only forwards, since another process may have read on; but back from behind `$4`, where a clock that was ahead has left it.
 const SET_POSITION: &str = "INSERT INTO notification_positions (source, at, key) VALUES ($1, $2, $3) \
      ON CONFLICT (source) DO UPDATE SET at = excluded.at, key = excluded.key WHERE notification_positions.at < excluded.at \
-     OR (notification_positions.at = excluded.at AND notification_positions.key < excluded.key)";
+     OR (notification_positions.at = excluded.at AND notification_positions.key < excluded.key) \
+     OR notification_positions.at > $4";
 const MARK_LEAK: &str = "UPDATE leaks SET told = 1 WHERE token_id = $1 AND told = 0";
 const MARK_EVENT: &str =
     "UPDATE instance_events SET told = $1 WHERE instance_id = $2 AND number = $3 AND told < $1";
@@ -84,6 +85,9 @@ impl Store {
         let at = now();
         let stored: Option<Position> = read!(self, pool => sqlx::query_as(POSITION).bind(source.name())
             .fetch_optional(pool).await)?;
+        // No position is ahead of what a pass reads, but for clocks of several web UIs that differ a little.
+        let ahead = source.read_until(at).saturating_add(POSITION_STEP);
+        let stored = stored.filter(|position| position.at <= ahead);
         let is_first = stored.is_none();
         let from = stored.unwrap_or_else(|| Position { at, key: String::new() });
         let (sql, until) = (source.query(), source.until(at));
@@ -96,7 +100,9 @@ impl Store {
         let has_more = i64::try_from(rows.len()).is_ok_and(|count| count >= BATCH_MAX);
         let rows = readable("notifications to add", rows);
         let next = match rows.last() {
-            Some(last) if has_more && source.has_position() => Position { at: last.at, key: last.id.clone() },
+            Some(last) if has_more && source.has_position() && last.at <= ahead => {
+                Position { at: last.at, key: last.id.clone() }
+            }
             _ => Position { at: source.read_until(at), key: String::new() },
         };
         let moves = source.has_position() && (is_first || next.at.since(from.at) >= POSITION_STEP);
@@ -117,7 +123,8 @@ impl Store {
                 }
             }
             if source.has_position() {
-                sqlx::query(SET_POSITION).bind(source.name()).bind(next.at).bind(&next.key).execute(&mut *tx).await?;
+                sqlx::query(SET_POSITION).bind(source.name()).bind(next.at).bind(&next.key).bind(ahead)
+                    .execute(&mut *tx).await?;
             }
             added
         });

@@ -225,9 +225,9 @@ impl DetectedSource {
         matches!(self, Self::Tokens | Self::Certificates)
     }
 
-    /// The end of the time to read.
+    /// The end of the time to read. What a broken proxy dates ahead isn't told before its time.
     pub(super) fn until(self, at: Timestamp) -> Timestamp {
-        if self.is_end() { at.saturating_add(END_NEAR) } else { Timestamp::MAX }
+        if self.is_end() { at.saturating_add(END_NEAR) } else { at }
     }
 
     /// Where the next pass begins if this one reads everything.

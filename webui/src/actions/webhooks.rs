@@ -2,7 +2,8 @@
 
 use identity::{CertificateName, InputError};
 use store::{
-    DisabledReason, NotificationKinds, StoreError, User, UserState, Webhook, WebhookDelivery, WebhookFields,
+    DisabledReason, MailKind, NewMail, NotificationKinds, StoreError, User, UserState, Webhook,
+    WebhookDelivery, WebhookFields,
 };
 
 use super::{ActionError, Cause, Refusal, acting};
@@ -42,7 +43,7 @@ impl Wanted {
         description: &str,
         kinds: NotificationKinds,
     ) -> Result<Self, WantedErrors> {
-        let destinations = Destinations::new(app.config.webhooks.allow_networks.clone());
+        let destinations = Destinations::of(&app.config.webhooks);
         let url = WebhookUrl::parse(url, &destinations);
         // By the rules of a certificate's name, which may be empty too.
         let description = CertificateName::parse(description);
@@ -102,6 +103,7 @@ pub(crate) async fn create(
     check_change(app, user)?;
     match acting(app, user).create_webhook(&user.id, &wanted.fields()).await {
         Ok(id) => {
+            tell_of_address(app, user).await;
             let secret = secret_text(&app.token_key, &id, 1);
             Ok((id, secret))
         }
@@ -125,7 +127,18 @@ pub(crate) async fn update(
     wanted: &Wanted,
 ) -> Result<(), ActionError> {
     check_change(app, user)?;
-    found(acting(app, user).update_webhook(&webhook.id, &wanted.fields()).await)
+    found(acting(app, user).update_webhook(&webhook.id, &wanted.fields()).await)?;
+    if webhook.url != wanted.url.as_str() {
+        tell_of_address(app, user).await;
+    }
+    Ok(())
+}
+
+/// Tells the owner by mail: a webhook that somebody else has made outlives their session and their API key.
+async fn tell_of_address(app: &AppState, user: &User) {
+    let Some(mail) = &app.mail else { return };
+    let (kind, user_id) = (MailKind::WebhookAddress, Some(user.id.as_str()));
+    mail.tell(&app.store, &NewMail { kind, user_id, recipient: &user.email, link_id: None }).await;
 }
 
 /// Replaces the secret of a webhook. Returns the new one, which may be shown only after this has returned.
