@@ -31,10 +31,9 @@ impl OtherProxy {
         fs::create_dir(&folder).unwrap();
         let own_keys = folder.join("proxy.keys");
         fs::copy(keys, &own_keys).unwrap();
-        let user = id("-u");
-        for path in [&folder, &own_keys] {
-            chown(path, Some(user), Some(id("-g"))).unwrap();
-        }
+        // As docs/operating.md says: the proxy reads the file, and can't change it.
+        chown(&own_keys, Some(0), Some(id("-g"))).unwrap();
+        fs::set_permissions(&own_keys, fs::Permissions::from_mode(0o640)).unwrap();
         let log = folder.join("log");
         let mut command = Command::new("setpriv");
         command.args([
