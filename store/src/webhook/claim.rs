@@ -65,7 +65,7 @@ pub enum Finished {
 }
 
 /// A webhook that was claimed, and its delivery: none if that was deleted with its notification. Then it isn't due any more.
-struct Claimed {
+struct ClaimedRows {
     webhook: Row,
     delivery: Option<Delivery>,
 }
@@ -141,7 +141,8 @@ impl Store {
             let Some(claimed) = self.try_claim(at, until, only_working).await?.transpose()? else {
                 return Ok(None);
             };
-            let Claimed { webhook, delivery: Some(Delivery { id, notification, attempts }) } = claimed else {
+            let ClaimedRows { webhook, delivery: Some(Delivery { id, notification, attempts }) } = claimed
+            else {
                 continue;
             };
             let notification = notification.transpose()?.and_then(notification::Row::into_notification);
@@ -156,7 +157,7 @@ impl Store {
         at: Timestamp,
         until: Timestamp,
         only_working: bool,
-    ) -> Result<Option<Result<Claimed, StoreError>>, StoreError> {
+    ) -> Result<Option<Result<ClaimedRows, StoreError>>, StoreError> {
         Ok(write_unversioned!(self, tx => {
             let claim = sqlx::query(CLAIM).bind(until).bind(at).bind(OF_USER_MAX).bind(OF_HOST_MAX);
             let webhook: Option<Result<Row, StoreError>> = claim.bind(i64::from(only_working))
@@ -179,7 +180,7 @@ impl Store {
                             Some(Delivery { id, notification, attempts })
                         }
                     };
-                    Some(Ok(Claimed { webhook, delivery }))
+                    Some(Ok(ClaimedRows { webhook, delivery }))
                 }
             }
         }))

@@ -51,7 +51,7 @@ async fn a_leaked_token_is_told_by_webhook_and_by_mail() {
     .await;
     let (mut ann, first) = site.sign_up_user(EMAIL).await;
     let (id, secret) = create_for(&mut ann, &receiver.url()).await;
-    // W-32: whoever has made it.
+    // W-32: also if somebody else has made it.
     let told = mail.mail_to(EMAIL, 1).await;
     assert_eq!(told.subject(), "Your notifications go to another address");
     assert!(!told.text.contains("localhost"), "{}", told.text);
