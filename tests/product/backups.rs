@@ -90,6 +90,7 @@ fn drill(mut product: Product, mut restored: Installation, is_sqlite: bool) {
     let made = restored.json(&["restore", kept.to_str().unwrap()]);
     assert_eq!(made["installation"], id.as_str());
     let restored = Product::start_at(restored);
+    wait_until(deadline_in(60), "everything is ready", || restored.run(&["status"]).status.success());
     assert_eq!(restored.id(), id);
     wait_until(deadline_in(60), "the cache is made again, and its token works", || {
         TextClient::try_log_in(restored.endpoint(), &ada).is_some()
