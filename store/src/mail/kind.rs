@@ -112,12 +112,15 @@ impl MailKind {
 
     /// How many of `total` mails of its group there may be already when this one is added. Of what is asked for, sign-ups, which
     /// need no account, leave more to others. A notification, which a user can bring about, has less room the more of them its
-    /// recipient got in this hour, `to_recipient`: so the first one of everybody else still has some. `None`: any number, since a
-    /// notice must reach its owner however much mail others cause.
+    /// recipient got in this hour, `to_recipient`, beside these: so the first one of everybody else still has some. `None`: any number,
+    /// since a notice must reach its owner however much mail others cause.
     pub(super) fn part_of(self, total: usize, to_recipient: usize) -> Option<usize> {
         match self {
             Self::SignUp | Self::AddressTaken => Some(total / 2),
-            Self::Notification => Some((total / 2) >> to_recipient.min(16)),
+            Self::Notification => {
+                let of_others = (total / 2) >> to_recipient.min(16);
+                Some((of_others + to_recipient).min(total / 2))
+            }
             Self::ResetPassword | Self::ConfirmEmail | Self::AddressTakenByChange | Self::Invitation => {
                 Some(total - total / 4)
             }

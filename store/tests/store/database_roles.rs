@@ -35,7 +35,7 @@ impl Roles {
 
     fn database_name(&self) -> String {
         let url = self.url(DatabaseRole::Proxy);
-        url.rsplit_once('/').unwrap().1.split('?').next().unwrap().to_owned()
+        url.split('?').next().unwrap().rsplit_once('/').unwrap().1.to_owned()
     }
 
     /// The store as a process of the role opens it.
