@@ -61,7 +61,9 @@ CREATE TABLE webhooks (
     -- When its next delivery is due; NULL if none waits.
     next_attempt_at BIGINT,
     -- The web UI that delivers sets this to the end of its lease first.
-    leased_until    BIGINT NOT NULL
+    leased_until    BIGINT NOT NULL,
+    -- When something was sent to it last: the one that has waited longest is sent to first.
+    served_at       BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX webhooks_user ON webhooks (user_id, created_at, id);
 CREATE INDEX webhooks_due ON webhooks (next_attempt_at) WHERE state = 'enabled';

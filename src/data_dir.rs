@@ -28,6 +28,7 @@ use crate::settings::{self, DATABASE_FOLDER, DATABASE_NAME, Settings, data_path}
 use crate::system_users::SystemUsers;
 use crate::trusted_folder::{self, Use};
 
+pub(crate) use self::database::moved_database;
 pub(crate) use self::keys::compare_fingerprints;
 
 const LOCK: &str = "up.lock";
@@ -309,6 +310,7 @@ impl DataDir {
             database::require_trusted(&file)?;
             files.extend(database::all_files(&file));
         }
+        files.push(moved_database(&self.path.join(DATABASE_FOLDER).join(DATABASE_NAME)));
         files.push(self.path.join(CREATED_MARKER));
         let mut existing = Vec::new();
         for file in files {

@@ -155,11 +155,12 @@ async fn wait_for_leadership(
         match executor.metrics.store.observe("leader_lock", acquired).await {
             Ok(Some(lock)) => return Some(lock),
             Ok(None) => {
+                let reason = why_not_leading(&executor.store).await;
                 if !logged {
-                    tracing::info!("another provisioner of this installation leads: waiting");
+                    tracing::info!("{reason}");
                 }
                 health.set_problem(STORE, None);
-                health.waiting("another provisioner of this installation leads: this one waits");
+                health.waiting(reason);
             }
             Err(error) => {
                 if !logged {
@@ -172,6 +173,16 @@ async fn wait_for_leadership(
         logged = true;
     }
     None
+}
+
+/// Who holds the leader lock. A role that was broken into may do so with its own user of the database, to keep repairs away.
+async fn why_not_leading(store: &Store) -> String {
+    match store.other_leader_lock_holder().await {
+        Ok(Some(user)) => format!(
+            "the database user {user} holds the leader lock, and this provisioner waits: end that user's connections"
+        ),
+        _ => "another provisioner of this installation leads: this one waits".to_owned(),
+    }
 }
 
 /// Makes sure that there is a memcached image to create containers from, and returns its name. Returns at

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use daemon::host_tool;
 use serde::Serialize;
-use store::{Database, Store};
+use store::{Database, Store, postgres_tables};
 use time::OffsetDateTime;
 
 use crate::backup_archive::{self, DatabaseKind, Manifest};
@@ -21,6 +21,8 @@ use crate::trusted_folder::{self, Use};
 
 /// What names of backups in a folder end with.
 const SUFFIX: &str = ".tar";
+/// How long pg_dump waits for tables that somebody else has locked. A role that is broken may hold such a lock for ever.
+const LOCK_TIMEOUT: &str = "--lock-wait-timeout=60000";
 
 /// Write a backup of users, tokens, keys and settings to one file, while memgate runs
 #[derive(Debug, clap::Args)]
@@ -88,7 +90,7 @@ impl Backup {
         linked.map_err(|error| file_error("write", &file, &error))?;
         let bytes = file.metadata().map_or(0, |meta| meta.len());
         let removed = match (&self.folder, self.keep) {
-            (Some(folder), Some(keep)) => remove_old(folder, &installation, keep)?,
+            (Some(folder), Some(keep)) => remove_old(folder, &installation, keep, &file)?,
             _ => Vec::new(),
         };
         let done = BackedUp { file, bytes, installation, removed };
@@ -122,6 +124,13 @@ fn stamp() -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}.{millis:03}Z")
 }
 
+/// Whether a text is what [`stamp`] makes.
+fn is_stamp(text: &str) -> bool {
+    const SHAPE: &str = "00000000T000000.000Z";
+    let fits = |(shape, byte)| if shape == b'0' { u8::is_ascii_digit(&byte) } else { shape == byte };
+    text.len() == SHAPE.len() && SHAPE.bytes().zip(text.bytes()).all(fits)
+}
+
 /// Writes the database as it is at this moment to a new file.
 fn dump(settings: &Settings, data_dir: &DataDir, to: &Path) -> Result<DatabaseKind, CliError> {
     match settings.database(data_dir.path()) {
@@ -136,16 +145,24 @@ fn dump(settings: &Settings, data_dir: &DataDir, to: &Path) -> Result<DatabaseKi
             Ok(DatabaseKind::Sqlite)
         }
         Database::Postgres(url) => {
-            pg_dump(&url, to)?;
+            // The same checks: the database of another installation is no backup of this one.
+            runtime()?.block_on(async {
+                let store = data_dir.open_store(settings).await?;
+                data_dir.close_store(settings, &store).await;
+                Ok::<_, CliError>(())
+            })?;
+            run_tool(pg_dump(&url, to)?, "pg_dump")?;
             Ok(DatabaseKind::Postgres)
         }
     }
 }
 
-fn pg_dump(url: &str, to: &Path) -> Result<(), CliError> {
+/// The command that dumps memgate's tables by name: what else is in the database may be an attacker's, and would be run by the restore.
+fn pg_dump(url: &str, to: &Path) -> Result<Command, CliError> {
     let mut command = postgres_tool("pg_dump", url)?;
-    command.args(["--format=custom", "--no-owner", "--no-privileges", "--file"]).arg(to);
-    run_tool(command, "pg_dump")
+    command.args(["--format=custom", "--no-owner", "--no-privileges", "--strict-names", LOCK_TIMEOUT]);
+    command.args(postgres_tables().map(|table| format!("--table={table}"))).arg("--file").arg(to);
+    Ok(command)
 }
 
 /// A program of PostgreSQL for this database. The password is in its environment, which only root reads.
@@ -177,18 +194,22 @@ pub(super) fn run_tool(mut command: Command, program: &str) -> Result<(), CliErr
     ))
 }
 
-/// Removes all but the newest backups of an installation from a folder.
-fn remove_old(folder: &Path, installation: &str, keep: u32) -> Result<Vec<PathBuf>, CliError> {
+/// Removes all but the newest backups of an installation from a folder. The one that was just made is kept whatever the others'
+/// names say, since the clock may have been ahead; other files stay, too.
+fn remove_old(folder: &Path, installation: &str, keep: u32, new: &Path) -> Result<Vec<PathBuf>, CliError> {
     let entries = fs::read_dir(folder).map_err(|error| file_error("read", folder, &error))?;
     let prefix = prefix(installation);
-    let is_backup = |name: &str| name.starts_with(&prefix) && name.ends_with(SUFFIX);
+    let is_backup = |name: &str| {
+        name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(SUFFIX)).is_some_and(is_stamp)
+    };
     let mut names: Vec<String> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| is_backup(name))
+        .filter(|name| is_backup(name) && new.file_name() != Some(name.as_ref()))
         .collect();
     names.sort_unstable();
-    let surplus = names.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
+    let kept = usize::try_from(keep).unwrap_or(usize::MAX) - 1;
+    let surplus = names.len().saturating_sub(kept);
     let mut removed = Vec::new();
     for name in names.drain(..surplus) {
         let path = folder.join(name);
@@ -209,21 +230,47 @@ fn file_error(verb: &str, path: &Path, error: &std::io::Error) -> CliError {
 mod tests {
     use super::*;
 
+    /// The path of a backup that was made on a day of December.
+    fn backup(folder: &Path, installation: &str, day: u32) -> PathBuf {
+        folder.join(format!("memgate-{installation}-202612{day:02}T024500.000Z.tar"))
+    }
+
+    //
     #[test]
     fn only_the_oldest_backups_of_this_installation_are_removed() {
         let folder = tempfile::tempdir().unwrap();
-        for name in [
-            "memgate-abc-1.tar",
-            "memgate-abc-2.tar",
-            "memgate-abc-3.tar",
-            "memgate-xyz-0.tar",
-            "memgate-abc-0.txt",
-        ] {
-            fs::write(folder.path().join(name), "").unwrap();
+        let folder = folder.path();
+        let of_others = [
+            backup(folder, "xyz", 1),
+            folder.join("memgate-abc-before-upgrade.tar"),
+            folder.join("memgate-abc-20261201T024500.000Z.tar.txt"),
+            folder.join("memgate-abc-20261201T024500.000Z-copy.tar"),
+        ];
+        let [first, second, new] = [1, 2, 3].map(|day| backup(folder, "abc", day));
+        for file in of_others.iter().chain([&first, &second, &new]) {
+            fs::write(file, "").unwrap();
         }
-        assert_eq!(remove_old(folder.path(), "abc", 2).unwrap(), [folder.path().join("memgate-abc-1.tar")]);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
-        assert!(remove_old(folder.path(), "abc", 9).unwrap().is_empty());
+        assert_eq!(remove_old(folder, "abc", 2, &new).unwrap(), [first]);
+        assert!(of_others.iter().all(|file| file.exists()));
+        assert!(remove_old(folder, "abc", 9, &new).unwrap().is_empty());
+        // The clock was ahead when the others were made.
+        let earlier = backup(folder, "abc", 1);
+        fs::write(&earlier, "").unwrap();
+        assert_eq!(remove_old(folder, "abc", 1, &earlier).unwrap(), [second, new]);
+        assert!(earlier.exists());
+    }
+
+    // a broken role can make other objects, and hold a lock for ever.
+    #[test]
+    fn dump_has_named_tables_only_and_waits_for_no_lock_for_long() {
+        let command = pg_dump("postgres://a@h/d", Path::new("/x")).unwrap();
+        let args: Vec<&str> = command.get_args().filter_map(|arg| arg.to_str()).collect();
+        let is_given = |wanted: &str| args.contains(&wanted);
+        for wanted in
+            ["--table=users", "--table=audit", "--table=_sqlx_migrations", "--strict-names", LOCK_TIMEOUT]
+        {
+            assert!(is_given(wanted), "{wanted}: {args:?}");
+        }
     }
 
     //
@@ -239,7 +286,7 @@ mod tests {
     #[test]
     fn stamps_sort_by_time() {
         let first = stamp();
-        assert_eq!(first.len(), "20261201T024500.000Z".len());
+        assert!(is_stamp(&first), "{first}");
         assert!(first <= stamp());
     }
 }

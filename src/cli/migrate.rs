@@ -40,6 +40,9 @@ pub(crate) struct Migrate {
     /// Give these users new passwords, and end their connections; restart the roles at once
     #[arg(long, requires = "roles")]
     new_passwords: bool,
+    /// The database was restored by other means than `memgate restore`: end its sessions, links and mail that waits
+    #[arg(long, conflicts_with = "from")]
+    restored: bool,
     /// Copy this installation's SQLite database to the PostgreSQL one, which must be empty: sqlite:FILE
     #[arg(long, value_name = "DATABASE", value_parser = transfer::parse_from)]
     from: Option<PathBuf>,
@@ -80,12 +83,14 @@ impl Migrate {
             };
             data_dir.prepare(&settings, system_users.as_ref())?;
             let (store, installation) = data_dir.open_or_create(&settings, system_users.as_ref()).await?;
+            let ended = if self.restored { store.end_restored_sessions().await } else { Ok(()) };
             let role_users = if self.roles || data_dir.has_role_users(&settings)? {
                 Some(data_dir.set_up_role_users(&settings, &store, self.new_passwords).await)
             } else {
                 None
             };
             data_dir.close_store(&settings, &store).await;
+            ended?;
             let (copied_rows, old_database) = transferred.map(|it| (it.rows, it.kept)).unzip();
             let (role_files, open_connections) =
                 role_users.transpose()?.map(|it| (it.files, it.open_connections)).unzip();

@@ -1,11 +1,10 @@
 //! `memgate restore`: makes an installation of a backup.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
 use serde::Serialize;
-use store::Timestamp;
+use store::{Timestamp, private_file};
 
 use super::backup::{postgres_tool, run_tool};
 use crate::backup_archive::{self, DatabaseKind, Manifest};
@@ -43,10 +42,8 @@ struct Restored {
 
 impl Restore {
     pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
-        let file = File::open(&self.file).map_err(|error| {
-            let what = format!("can't open {} ({error})", self.file.display());
-            CliError::new(what, "name a file that `memgate backup` has written, and run this as root")
-        })?;
+        // What it holds runs as root and as the database's owner, so others must not have written it.
+        let file = private_file::open_existing(&self.file)?;
         let mut data_dir = DataDir::of(global);
         if data_dir.is_initialized()? {
             return Err(CliError::new(

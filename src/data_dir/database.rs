@@ -99,6 +99,11 @@ pub(super) fn require_trusted(file: &Path) -> Result<(), CliError> {
     trusted_folder::require(file.parent().unwrap_or(Path::new("/")), Use::Exclusive)
 }
 
+/// What a database is called after its content was moved to PostgreSQL, so that nothing uses it by mistake.
+pub(crate) fn moved_database(file: &Path) -> PathBuf {
+    with_suffix(file, ".moved")
+}
+
 /// All files that a database may consist of.
 pub(super) fn all_files(file: &Path) -> impl Iterator<Item = PathBuf> {
     let suffixes = LOG_FILES.into_iter().chain(["-journal", ""]);

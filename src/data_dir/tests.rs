@@ -22,6 +22,8 @@ async fn purge_removes_only_our_files() {
     for name in ["notes.txt", "db/notes.txt"] {
         fs::write(data_dir.path().join(name), "mine").unwrap();
     }
+    // As `memgate migrate --from` leaves it.
+    fs::write(moved_database(&data_dir.path().join("db/memgate.db")), "old").unwrap();
     data_dir.purge(&Settings::default()).unwrap();
     let left = |path: &Path| -> Vec<_> {
         let mut names: Vec<_> = fs::read_dir(path).unwrap().flatten().map(|it| it.file_name()).collect();

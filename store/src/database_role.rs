@@ -94,6 +94,19 @@ struct Connected {
     schema: String,
 }
 
+/// Connections of one role's user: however many it opens, the others have some left.
+const CONNECTIONS_MAX: &str = "SELECT CAST(current_setting('max_connections') AS INT) / 2";
+/// Whether the user `$1` has settings of its own.
+const HAS_SETTINGS: &str = "SELECT EXISTS (SELECT 1 FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole \
+     WHERE r.rolname = $1)";
+/// Whether the user `$1` may create tables and functions in the schema `$2`.
+const MAY_CREATE: &str = "SELECT has_schema_privilege($1, $2, 'CREATE')";
+
+/// The tables of a PostgreSQL database that are memgate's.
+pub fn postgres_tables() -> impl Iterator<Item = &'static str> {
+    grants::tables()
+}
+
 impl Store {
     /// Checks that the store's user may create others and set their passwords.
     ///
@@ -108,7 +121,7 @@ impl Store {
     /// rights of other users, `PUBLIC` among them, stay as they are.
     ///
     /// # Errors
-    /// `MayNotCreateUsers`; `Unsupported` with SQLite, which has no users.
+    /// `MayNotCreateUsers`; `SchemaIsWritable` if they could create functions there; `Unsupported` with SQLite, which has no users.
     pub async fn set_up_role_users(&self, users: &[RoleUser], password: Password) -> Result<(), StoreError> {
         let mut tx = self.postgres()?.get().begin().await?;
         let connected: Connected = sqlx::query_as(CONNECTED).fetch_one(&mut *tx).await?;
@@ -156,18 +169,24 @@ async fn set_up(
     if !exists || password == Password::Set {
         connected.require_may_create()?;
         let verb = if exists { "ALTER" } else { "CREATE" };
+        let connections: i32 = sqlx::query_scalar(CONNECTIONS_MAX).fetch_one(&mut *connection).await?;
         // The server gets what it stores anyway: the password itself would be in its log if it logs statements.
         let verifier = verifier(&user.password);
         run(
             connection,
             format!(
-                "{verb} ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD '{verifier}'"
+                "{verb} ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION CONNECTION LIMIT {connections} \
+                 PASSWORD '{verifier}'"
             ),
         )
         .await?;
     }
+    if connected.may_create {
+        reset_settings(connection, user, &connected.database).await?;
+    }
     run(connection, format!("GRANT CONNECT ON DATABASE {} TO {name}", quoted(&connected.database))).await?;
     run(connection, format!("GRANT USAGE ON SCHEMA {} TO {name}", quoted(&connected.schema))).await?;
+    require_may_not_create(connection, &user.name, &connected.schema).await?;
     for (table, privileges) in grants::of(user.role) {
         let table_exists: bool =
             sqlx::query_scalar(TABLE_EXISTS).bind(table).fetch_one(&mut *connection).await?;
@@ -181,6 +200,34 @@ async fn set_up(
         }
     }
     Ok(())
+}
+
+/// Takes back what a user may set for its own later sessions, such as one in which every transaction is read-only.
+async fn reset_settings(
+    connection: &mut PgConnection,
+    user: &RoleUser,
+    database: &str,
+) -> Result<(), StoreError> {
+    let has_settings: bool =
+        sqlx::query_scalar(HAS_SETTINGS).bind(&user.name).fetch_one(&mut *connection).await?;
+    if has_settings {
+        let name = quoted(&user.name);
+        run(connection, format!("ALTER ROLE {name} RESET ALL")).await?;
+        run(connection, format!("ALTER ROLE {name} IN DATABASE {} RESET ALL", quoted(database))).await?;
+    }
+    Ok(())
+}
+
+/// Up to PostgreSQL 14 every user may create functions in the schema `public`, also one that was upgraded since. The owner of the
+/// tables would run them, in a restore for example.
+async fn require_may_not_create(
+    connection: &mut PgConnection,
+    user: &str,
+    schema: &str,
+) -> Result<(), StoreError> {
+    let may_create: bool =
+        sqlx::query_scalar(MAY_CREATE).bind(user).bind(schema).fetch_one(&mut *connection).await?;
+    if may_create { Err(StoreError::SchemaIsWritable(schema.to_owned())) } else { Ok(()) }
 }
 
 /// What PostgreSQL stores of a password.

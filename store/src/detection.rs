@@ -46,10 +46,11 @@ struct Found {
 }
 
 const POSITION: &str = "SELECT at, key FROM notification_positions WHERE source = $1";
-/// Only forwards: another process may have read on.
+/// Only forwards, since another process may have read on; but back from behind `$4`, where a clock that was ahead has left it.
 const SET_POSITION: &str = "INSERT INTO notification_positions (source, at, key) VALUES ($1, $2, $3) \
      ON CONFLICT (source) DO UPDATE SET at = excluded.at, key = excluded.key WHERE notification_positions.at < excluded.at \
-     OR (notification_positions.at = excluded.at AND notification_positions.key < excluded.key)";
+     OR (notification_positions.at = excluded.at AND notification_positions.key < excluded.key) \
+     OR notification_positions.at > $4";
 const MARK_LEAK: &str = "UPDATE leaks SET notified = 1 WHERE token_id = $1 AND notified = 0";
 const MARK_EVENT: &str =
     "UPDATE instance_events SET notified = 1 WHERE instance_id = $1 AND number = $2 AND notified = 0";
@@ -102,10 +103,14 @@ impl Store {
         let at = now();
         let stored: Option<Position> = read!(self, pool => sqlx::query_as(POSITION).bind(source.name())
             .fetch_optional(pool).await)?;
+        // No position is ahead of what a pass reads, but for clocks of several web UIs that differ a little.
+        let ahead = source.read_until(at).saturating_add(POSITION_STEP);
+        let stored = stored.filter(|position| position.at <= ahead);
         let is_first = stored.is_none();
         let from = stored.unwrap_or_else(|| Position { at, key: String::new() });
         let Found { findings, last, has_more } = self.find(source, &from, at).await?;
         let read_until = || Position { at: source.read_until(at), key: String::new() };
+        let last = last.filter(|last| last.at <= ahead);
         let next = source.has_position().then(|| last.unwrap_or_else(read_until));
         let moves = next.as_ref().is_some_and(|next| is_first || next.at.since(from.at) >= POSITION_STEP);
         if findings.is_empty() && !moves {
@@ -140,10 +145,10 @@ impl Store {
                 [from.at, &from.key, until, LIFE_MIN_MS, BATCH_MAX]
             ),
             DetectedSource::Denials => {
-                find!(self, at, ReachedLimit, DENIALS, [from.at, quiet_since, BATCH_MAX])
+                find!(self, at, ReachedLimit, DENIALS, [from.at, quiet_since, BATCH_MAX, at])
             }
             DetectedSource::Memory => {
-                find!(self, at, RefusedValues, REFUSED_VALUES, [from.at, quiet_since, BATCH_MAX])
+                find!(self, at, RefusedValues, REFUSED_VALUES, [from.at, quiet_since, BATCH_MAX, at])
             }
         })
     }
@@ -170,7 +175,8 @@ impl Store {
                 }
             }
             if let Some(Position { at, key }) = &next {
-                sqlx::query(SET_POSITION).bind(source.name()).bind(at).bind(key).execute(&mut *tx).await?;
+                sqlx::query(SET_POSITION).bind(source.name()).bind(at).bind(key).bind(ahead)
+                    .execute(&mut *tx).await?;
             }
             added
         }))

@@ -122,6 +122,12 @@ pub enum StoreError {
     /// This kind of database can't do what was asked for.
     #[error("{0}: name another database")]
     Unsupported(&'static str),
+    /// The roles' users could create functions in the schema.
+    #[error(
+        "the roles' users may create tables and functions in the schema {0}, as everybody may up to PostgreSQL 14: run \
+         REVOKE CREATE ON SCHEMA {0} FROM PUBLIC as its owner"
+    )]
+    SchemaIsWritable(String),
     /// Any other failure: the database is unreachable.
     #[error("the database doesn't answer as it should: check that it runs")]
     Unavailable(#[source] sqlx::Error),

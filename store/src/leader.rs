@@ -15,6 +15,11 @@ use crate::{Store, StoreError};
 /// The advisory lock's number: "memgate" in ASCII. Advisory locks are per database.
 const ADVISORY_LOCK: i64 = 0x6d_65_6d_67_61_74_65;
 
+/// Which other user has the advisory lock `$1`: PostgreSQL shows a number of 64 bits as two halves.
+const OTHER_HOLDER: &str = "SELECT CAST(a.usename AS TEXT) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND a.datname = current_database() \
+     AND (CAST(l.classid AS BIGINT) << 32) + CAST(l.objid AS BIGINT) = $1 AND a.usename <> current_user LIMIT 1";
+
 /// The lock. Dropping it releases it; see [`LeaderLock::is_held`].
 #[derive(Debug)]
 pub struct LeaderLock(Held);
@@ -39,6 +44,16 @@ impl Store {
             Db::Sqlite { write, .. } => lock_beside(write.connect_options().get_filename()),
             Db::Postgres(pool) => lock_in(PgConnection::connect_with(pool.connect_options()).await?).await,
         }
+    }
+
+    /// The database's user who holds the lock, if it is another one than this process's: no provisioner, but PostgreSQL lets every
+    /// user take it.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn other_leader_lock_holder(&self) -> Result<Option<String>, StoreError> {
+        let Db::Postgres(pool) = &self.db else { return Ok(None) };
+        Ok(sqlx::query_scalar(OTHER_HOLDER).bind(ADVISORY_LOCK).fetch_optional(&pool.get()).await?)
     }
 }
 

@@ -77,7 +77,7 @@ pub use cache::{CREATED_MAX, Cache, CacheName, ListedCache, NewCache, ParseCache
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
 pub use copy::CopyProgress;
-pub use database_role::{DatabaseRole, Password, RoleUser};
+pub use database_role::{DatabaseRole, Password, RoleUser, postgres_tables};
 pub use db::{Database, LockWait, Store, StoreOptions, sqlite_file};
 pub use denials::{DenialCause, DenialRecord, DenialTotal, UserDenial};
 pub use detection::{Detected, DetectedSource};

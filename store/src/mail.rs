@@ -6,6 +6,7 @@ mod kind;
 
 use std::time::Duration;
 
+use self::kind::MailGroup;
 use crate::db::{read, write_unversioned};
 use crate::rows::{SHORT_ROW_BYTES_MAX, decode};
 use crate::{Store, StoreError, Timestamp, now};
@@ -25,8 +26,8 @@ const HOUR: Duration = Duration::from_hours(1);
 pub struct MailLimits {
     /// Of a kind, to one recipient in an hour.
     pub to_recipient_per_hour: usize,
-    /// All together in an hour. Half is left to those for people with an account. Those that tell of changes count, but none of
-    /// them is refused, and a quarter is left to them.
+    /// Those that are asked for, all together in an hour; a quarter of it is left free, and half by sign-ups. Notifications have
+    /// half as many of their own. Those that tell of changes don't count, and none of them is refused.
     pub in_total_per_hour: usize,
 }
 
@@ -92,9 +93,12 @@ struct Row {
 /// Mails of the kinds `$2` and `$3` to `$1` since `$4`, `$5` at most.
 pub(crate) const COUNT_TO: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM mails WHERE recipient = $1 AND kind IN ($2, $3) \
      AND created_at > $4 LIMIT $5) AS counted";
-/// Mails since `$1`, `$2` at most.
-pub(crate) const COUNT_ALL: &str =
-    "SELECT COUNT(*) FROM (SELECT 1 FROM mails WHERE created_at > $1 LIMIT $2) AS counted";
+/// Mails since `$1` that were asked for, `$2` at most.
+pub(crate) const COUNT_ASKED_FOR: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM mails WHERE created_at > $1 AND kind IN \
+     ('sign_up', 'address_taken', 'reset_password', 'confirm_email', 'address_taken_by_change', 'invitation') LIMIT $2) AS counted";
+/// Notifications since `$1`, `$2` at most.
+pub(crate) const COUNT_NOTIFICATIONS: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM mails WHERE created_at > $1 \
+     AND kind = 'notification' LIMIT $2) AS counted";
 /// Mails that wait, `$1` at most.
 pub(crate) const COUNT_WAITING: &str =
     "SELECT COUNT(*) FROM (SELECT 1 FROM mails WHERE state = 'waiting' LIMIT $1) AS counted";
@@ -108,31 +112,43 @@ const FINISH: &str = "UPDATE mails SET state = $1, next_attempt_at = $2, error =
      WHERE id = $4 AND state = 'waiting' AND attempts = $5";
 pub(crate) const DELETE_OLD: &str = "DELETE FROM mails WHERE created_at < $1";
 
-/// Whether a limit leaves room, and the counts that say so.
+/// What the limits leave to a mail.
 pub(crate) struct Room {
+    kind: MailKind,
+    in_total_per_hour: usize,
     pub(crate) to_recipient_max: i64,
-    /// `None` for notices.
-    pub(crate) in_total_max: Option<i64>,
     pub(crate) since: Timestamp,
 }
 
 impl Room {
     pub(crate) fn new(kind: MailKind, limits: &MailLimits) -> Self {
-        let number = |max: usize| i64::try_from(max).unwrap_or(i64::MAX);
         Self {
+            kind,
+            in_total_per_hour: limits.in_total_per_hour,
             to_recipient_max: number(limits.to_recipient_per_hour),
-            in_total_max: kind.part_of(limits.in_total_per_hour).map(number),
             since: now().saturating_sub(HOUR),
         }
     }
 
-    pub(crate) fn has_room(&self, to_recipient: i64, in_total: i64, waiting: i64) -> bool {
-        to_recipient < self.to_recipient_max
-            && self.in_total_max.is_none_or(|max| in_total < max)
-            && waiting < QUEUE_MAX
+    /// The query that counts mails of its group, and how many there may be. `None` for notices.
+    pub(crate) fn in_total(&self, to_recipient: i64) -> Option<(&'static str, i64)> {
+        let to_recipient = usize::try_from(to_recipient).unwrap_or(usize::MAX);
+        let max = number(self.kind.part_of(self.in_total_per_hour, to_recipient)?);
+        match self.kind.group() {
+            MailGroup::AskedFor => Some((COUNT_ASKED_FOR, max)),
+            MailGroup::Notifications => Some((COUNT_NOTIFICATIONS, max)),
+            MailGroup::Notices => None,
+        }
     }
 
-    pub(crate) const QUEUE_MAX: i64 = QUEUE_MAX;
+    /// How many may wait. Notifications leave half to the others while the mail server is away.
+    pub(crate) fn queue_max(&self) -> i64 {
+        if self.kind.group() == MailGroup::Notifications { QUEUE_MAX / 2 } else { QUEUE_MAX }
+    }
+}
+
+fn number(max: usize) -> i64 {
+    i64::try_from(max).unwrap_or(i64::MAX)
 }
 
 /// Adds a mail in a transaction, if the limits leave room for it. Returns whether they do.
@@ -149,16 +165,20 @@ macro_rules! insert_mail {
             .bind(room.to_recipient_max)
             .fetch_one(&mut *$tx)
             .await?;
-        let in_total: i64 = sqlx::query_scalar($crate::mail::COUNT_ALL)
-            .bind(room.since)
-            .bind(room.in_total_max.unwrap_or(0))
-            .fetch_one(&mut *$tx)
-            .await?;
+        let has_room_in_total = match room.in_total(to_recipient) {
+            None => true,
+            Some((count, max)) => {
+                let in_total: i64 =
+                    sqlx::query_scalar(count).bind(room.since).bind(max).fetch_one(&mut *$tx).await?;
+                in_total < max
+            }
+        };
         let waiting: i64 = sqlx::query_scalar($crate::mail::COUNT_WAITING)
-            .bind($crate::mail::Room::QUEUE_MAX)
+            .bind(room.queue_max())
             .fetch_one(&mut *$tx)
             .await?;
-        let has_room = room.has_room(to_recipient, in_total, waiting);
+        let has_room =
+            to_recipient < room.to_recipient_max && has_room_in_total && waiting < room.queue_max();
         if has_room {
             sqlx::query($crate::mail::INSERT)
                 .bind($crate::id::random())

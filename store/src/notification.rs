@@ -16,6 +16,8 @@ use crate::{Store, StoreError, Timestamp, now};
 
 /// Notifications of a user that are kept: the newest.
 pub const NOTIFICATIONS_PER_USER_MAX: i64 = 200;
+/// Notifications of a user that are kept of a kind which the user can bring about at will, so that these don't push out others.
+pub(crate) const PROVOKED_MAX: i64 = 20;
 /// Older ones are deleted.
 const KEPT_FOR: Duration = Duration::from_hours(30 * 24);
 /// Notifications that one transaction deletes for their age.
@@ -102,6 +104,9 @@ pub(crate) const INSERT: &str = "INSERT INTO notifications (id, user_id, cache_i
 /// Deletes those of the user `$1`, but the newest `$2`.
 pub(crate) const DELETE_SURPLUS: &str = "DELETE FROM notifications WHERE id IN (SELECT id FROM notifications \
      WHERE user_id = $1 ORDER BY created_at DESC, id DESC LIMIT 1000 OFFSET $2)";
+/// Deletes those of the user `$1` and the kind `$2`, but the newest `$3`.
+pub(crate) const DELETE_SURPLUS_OF_KIND: &str = "DELETE FROM notifications WHERE id IN (SELECT id FROM notifications \
+     WHERE user_id = $1 AND kind = $2 ORDER BY created_at DESC, id DESC LIMIT 1000 OFFSET $3)";
 pub(crate) const DELETE_OLD: &str =
     "DELETE FROM notifications WHERE id IN (SELECT id FROM notifications WHERE created_at < $1 LIMIT $2)";
 pub(crate) const DELETE_ALL: &str = "DELETE FROM notifications WHERE user_id = $1";
@@ -129,6 +134,11 @@ macro_rules! insert_notification_only {
             let insert = insert.bind(kind).bind(&new.subject).bind(&new.period).bind(new.data.to_string());
             insert.bind($crate::now()).bind(&new.user_id).execute(&mut *$tx).await?.rows_affected()
         };
+        if inserted > 0 && new.kind.can_be_provoked() {
+            let surplus =
+                sqlx::query($crate::notification::DELETE_SURPLUS_OF_KIND).bind(&new.user_id).bind(kind);
+            surplus.bind($crate::notification::PROVOKED_MAX).execute(&mut *$tx).await?;
+        }
         if inserted > 0 {
             let surplus = sqlx::query($crate::notification::DELETE_SURPLUS).bind(&new.user_id);
             surplus.bind($crate::notification::NOTIFICATIONS_PER_USER_MAX).execute(&mut *$tx).await?;

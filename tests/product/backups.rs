@@ -95,6 +95,24 @@ fn refuse(restored: &Installation, backup: &Path, server: &Postgres) {
     Postgres::query(&server.url(), "DROP TABLE users");
 }
 
+/// What a role leaves in the database that runs code of an attacker: a function, a table whose check calls it, an operator. Each
+/// is made by the web UI's user where everybody may create something, as in PostgreSQL 14. Also what breaks whole dumps.
+fn attack_database(product: &Product, database: &str) {
+    let address = fs::read_to_string(product.data().join("store-webui.env")).unwrap();
+    let address = address.trim().split_once('=').unwrap().1.to_owned();
+    Postgres::query(database, "GRANT CREATE ON SCHEMA public TO PUBLIC");
+    for sql in [
+        "CREATE FUNCTION public.evil(id BIGINT) RETURNS BOOLEAN LANGUAGE plpgsql AS \
+         $$ BEGIN EXECUTE 'CREATE ROLE evil SUPERUSER'; RETURN TRUE; EXCEPTION WHEN OTHERS THEN RETURN TRUE; END $$",
+        "CREATE TABLE public.evil (id BIGINT CHECK (public.evil(id)))",
+        "INSERT INTO public.evil VALUES (1)",
+        "SELECT lo_create(0)",
+    ] {
+        Postgres::query(&address, sql);
+    }
+    Postgres::query(database, "REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+}
+
 /// Restores a backup of `product`, which is gone, into an installation that works on.
 fn drill(mut product: Product, mut restored: Installation, new_server: Option<&Postgres>) {
     restored.share_subnets(&product);
@@ -128,6 +146,8 @@ fn drill(mut product: Product, mut restored: Installation, new_server: Option<&P
     let made = restored.json(&["restore", kept.to_str().unwrap()]);
     assert_eq!(made["installation"], id.as_str());
     let mut restored = Product::start_at(restored);
+    wait_until(deadline_in(60), "everything is ready", || restored.run(&["status"]).status.success());
+    assert_eq!(restored.id(), id);
     wait_until(deadline_in(60), "the cache is made again, and its token works", || {
         TextClient::try_log_in(restored.endpoint(), &ada).is_some()
     });
@@ -170,7 +190,14 @@ fn backup_of_postgresql_makes_the_installation_again() {
     // The restored installation knows its database from the backup alone.
     let settings = format!("[store]\nurl = \"{}\"\n", new.url());
     fs::write(installation.data().join("memgate.toml"), settings).unwrap();
-    drill(Product::start_at(installation), Installation::with_sqlite(), Some(&new));
+    let product = Product::start_at(installation);
+    // R-45.
+    attack_database(&product, &old.url());
+    drill(product, Installation::with_sqlite(), Some(&new));
+    let count = |sql: &str| Postgres::query(&new.url(), sql)[0].clone();
+    assert_eq!(count("SELECT COUNT(*) FROM pg_roles WHERE rolname = 'evil'"), "0");
+    assert_eq!(count("SELECT COUNT(*) FROM pg_class WHERE relname = 'evil'"), "0");
+    assert_eq!(count("SELECT COUNT(*) FROM pg_proc WHERE proname = 'evil'"), "0");
 }
 
 #[test]
@@ -194,6 +221,59 @@ fn restore_replaces_no_database_and_keeps_what_was_there() {
     fs::remove_file(&database).unwrap();
     assert!(new.run(&["restore", file.to_str().unwrap()]).status.success());
     assert_eq!(fs::read_to_string(new.data().join("memgate.toml")).unwrap(), "[log]\n");
+}
+
+// R-45: what isn't this installation's database is no backup of it.
+#[test]
+fn database_of_another_installation_is_not_backed_up() {
+    if !is_root() {
+        return;
+    }
+    let (own, other) = (Postgres::start(), Postgres::start());
+    let installation = Installation::with_postgres(own.url());
+    installation.json(&["migrate"]);
+    Installation::with_postgres(other.url()).json(&["migrate"]);
+    let file = installation.dir().join("backup.tar");
+    let of_other = format!("store.url={}", other.url());
+    let refused = installation.run(&["backup", file.to_str().unwrap(), "--set", &of_other]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && error.contains("installation"), "{error}");
+    assert!(!file.exists());
+    assert!(installation.run(&["backup", file.to_str().unwrap()]).status.success());
+}
+
+// R-27, R-45.
+#[test]
+fn file_that_others_may_have_written_is_not_restored() {
+    if !is_root() {
+        return;
+    }
+    let installation = Installation::with_sqlite();
+    let file = installation.dir().join("file.tar");
+    fs::write(&file, "").unwrap();
+    let refused = |why: &str| {
+        let refused = installation.run(&["restore", file.to_str().unwrap()]);
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && error.contains(why), "{error}");
+    };
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    refused("can be changed by other users");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
+    refused("belongs to user 65534");
+    std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+    refused("no backup of memgate");
+}
+
+// R-45: what `memgate restore` does by itself.
+#[test]
+fn database_that_was_restored_by_other_means_has_its_sessions_ended() {
+    let installation = Installation::with_sqlite();
+    installation.json(&["migrate"]);
+    let restored = |log: serde_json::Value| log.to_string().contains("installation.restore");
+    assert!(!restored(installation.json(&["audit", "list"])));
+    installation.json(&["migrate", "--restored"]);
+    assert!(restored(installation.json(&["audit", "list"])));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! An installation moves from SQLite to PostgreSQL: every token works afterwards, and caches keep their contents.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use testkit::Postgres;
 
 use crate::harness::{Installation, Product, deadline_in, is_root, wait_until};
@@ -31,6 +33,9 @@ fn installation_moves_to_postgresql_with_its_tokens_and_contents() {
     assert!(moved["copied_rows"].as_u64() > Some(20), "{moved}");
     let kept = moved["old_database"].as_str().unwrap();
     assert!(!file.exists() && std::path::Path::new(kept).exists(), "{moved}");
+    // the roles, which shared it, read and write PostgreSQL with users of their own now.
+    let meta = std::fs::metadata(kept).unwrap();
+    assert_eq!((meta.mode() & 0o777, meta.uid(), meta.gid()), (0o600, 0, 0));
     // Without the new setting nothing works on an empty or an old database.
     let error = String::from_utf8(product.run(&["user", "list"]).stderr).unwrap();
     assert!(error.contains("memgate.db"), "{error}");

@@ -124,8 +124,8 @@ pub struct Limits {
     pub mail_requests_per_hour: usize,
     /// Mails of one kind to one address.
     pub mails_per_hour: usize,
-    /// All mails together. Of these, links for sign-up may be half, and a quarter is left to mails that tell users of changes,
-    /// which are sent over it, too.
+    /// All mails together that visitors and users ask for: links for sign-up may be half of these, all others three quarters.
+    /// Mails about caches and tokens may be half as many more. Those that tell users of changes to their accounts don't count.
     pub mails_in_total_per_hour: usize,
 }
 

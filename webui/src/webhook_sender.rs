@@ -1,5 +1,5 @@
 //! Sends notifications to webhooks. Several web UIs may do so: each delivery is claimed first. A receiver that is slow delays only
-//! its own: the store gives out one delivery of a webhook, and two of a user and of a host, at a time.
+//! its own: the store gives out one delivery of a webhook, two of a user and six of a host, at a time, and those in turn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const LEASE: Duration = Duration::from_secs(60);
 /// Deliveries that are made at the same time.
 const AT_ONCE_MAX: usize = 16;
+/// Those of them that webhooks may take whose last attempt failed, and which may keep a place until the time limit.
+const FAILING_AT_ONCE_MAX: usize = 12;
 /// Time that attempts have once the shutdown has begun.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time from each attempt to the next: after the last one a delivery is given up.
@@ -68,7 +70,12 @@ async fn claim_due(app: &Arc<AppState>, tasks: &mut JoinSet<()>) -> Result<(), S
         return Ok(());
     }
     while tasks.len() < AT_ONCE_MAX {
-        match app.store.claim_delivery(LEASE).await {
+        let claimed = if tasks.len() < FAILING_AT_ONCE_MAX {
+            app.store.claim_delivery(LEASE).await
+        } else {
+            app.store.claim_working_delivery(LEASE).await
+        };
+        match claimed {
             Ok(Some(claimed)) => {
                 let app = app.clone();
                 tasks.spawn(async move { deliver(&app, &claimed).await });
@@ -127,7 +134,7 @@ async fn send(app: &AppState, claimed: &ClaimedDelivery) -> Result<Result<u16, S
 
 /// Where webhooks may lead now. If private networks are allowed, those of caches are read, which are refused.
 async fn destinations(app: &AppState) -> Result<Destinations, StoreError> {
-    let allowed = Destinations::new(app.config.webhooks.allow_networks.clone());
+    let allowed = Destinations::of(&app.config.webhooks);
     if !allowed.has_private() {
         return Ok(allowed);
     }

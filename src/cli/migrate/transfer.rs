@@ -1,21 +1,20 @@
 //! `memgate migrate --from sqlite:FILE`: moves an installation from SQLite to PostgreSQL.
 
 use std::fs;
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use store::private_file::{self, Access, FileError};
 use store::{CopyProgress, Database, Store, StoreError};
 
 use crate::cli::{down, up};
-use crate::data_dir::{DataDir, store_options};
+use crate::data_dir::{DataDir, moved_database, store_options};
 use crate::database_url;
 use crate::output::CliError;
 use crate::settings::Settings;
 
 /// What the value of `--from` begins with.
 const SCHEME: &str = "sqlite:";
-/// What the name of the old database ends with afterwards, so that nothing uses it by mistake.
-const MOVED: &str = ".moved";
 
 /// What was copied.
 pub(super) struct Transferred {
@@ -118,27 +117,40 @@ async fn require_stopped(
     }
 }
 
-/// Renames the old database with its logs, which it needs if they aren't empty.
+/// Renames the old database with its logs, which it needs if they aren't empty. The roles, which shared it, can't read it any more.
 fn set_aside(path: &Path) -> Result<PathBuf, CliError> {
     let with = |path: &Path, suffix: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         PathBuf::from(name)
     };
-    let kept = with(path, MOVED);
+    let kept = moved_database(path);
     for suffix in ["", "-wal", "-shm"] {
         let file = with(path, suffix);
-        match fs::rename(&file, with(&kept, suffix)) {
-            Err(error) if !suffix.is_empty() && error.kind() == ErrorKind::NotFound => {}
-            renamed => renamed.map_err(|error| {
-                CliError::new(
-                    format!("everything is copied, but {} can't be renamed ({error})", file.display()),
-                    "move it away yourself: nothing may use it any more",
-                )
-            })?,
+        if !suffix.is_empty() && !file.exists() {
+            continue;
         }
+        let failed = |error: &dyn std::fmt::Display| {
+            CliError::new(
+                format!("everything is copied, but {} can't be renamed ({error})", file.display()),
+                "move it away yourself, where only root can read it: nothing may use it any more",
+            )
+        };
+        take_from_roles(&file).map_err(|error| failed(&error))?;
+        fs::rename(&file, with(&kept, suffix)).map_err(|error| failed(&error))?;
     }
     Ok(kept)
+}
+
+/// Leaves a file that roles shared to the user running this command alone.
+fn take_from_roles(path: &Path) -> Result<(), FileError> {
+    let file = private_file::open_shared(path)?;
+    let access = Access {
+        owner: Some(rustix::process::geteuid().as_raw()),
+        group: Some(rustix::process::getegid().as_raw()),
+        ..Access::PRIVATE
+    };
+    private_file::set_access(&file, access).map_err(|source| FileError::Io { path: path.into(), source })
 }
 
 /// Shows how far the copy is, to a person.

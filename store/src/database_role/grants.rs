@@ -97,6 +97,11 @@ const USAGE_HOURS_OF_PROXY: &str = "SELECT, \
 const USAGE_HOURS_OF_PROVISIONER: &str =
     "SELECT, INSERT (hour, instance_id, plan, memory_mb_seconds), UPDATE (memory_mb_seconds), DELETE";
 
+/// The names of all tables.
+pub(super) fn tables() -> impl Iterator<Item = &'static str> {
+    TABLES.iter().map(|it| it.table)
+}
+
 /// All tables, and what a role may do with each; empty for nothing.
 pub(super) fn of(role: DatabaseRole) -> impl Iterator<Item = (&'static str, &'static str)> {
     TABLES.iter().map(move |it| {

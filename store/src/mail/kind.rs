@@ -34,14 +34,27 @@ pub enum MailKind {
     SecondFactorOff,
     /// Somebody has entered the right password and wrong codes.
     WrongCodes,
+    /// Notifications of the account are sent to another address: a webhook was created, or changed.
+    WebhookAddress,
     /// A token of the account was found in public; its link's id is that of the notification.
     TokenLeaked,
     /// Any other notification; its link's id is that of the notification.
     Notification,
 }
 
+/// Mails that have a limit in total together. Those of one group take no room from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MailGroup {
+    /// Visitors and users ask for them.
+    AskedFor,
+    /// They tell of what has happened to tokens and caches.
+    Notifications,
+    /// They tell of what somebody has done to an account, or with a token, and are never refused.
+    Notices,
+}
+
 impl MailKind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::ResetPassword,
         Self::PasswordChanged,
         Self::ConfirmEmail,
@@ -54,6 +67,7 @@ impl MailKind {
         Self::SecondFactorOn,
         Self::SecondFactorOff,
         Self::WrongCodes,
+        Self::WebhookAddress,
         Self::TokenLeaked,
         Self::Notification,
     ];
@@ -74,6 +88,7 @@ impl MailKind {
             Self::SecondFactorOn => "second_factor_on",
             Self::SecondFactorOff => "second_factor_off",
             Self::WrongCodes => "wrong_codes",
+            Self::WebhookAddress => "webhook_address",
             Self::TokenLeaked => "token_leaked",
             Self::Notification => "notification",
         }
@@ -83,19 +98,35 @@ impl MailKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(StoreError::Corrupt("kind of mail"))
     }
 
-    /// How many of `total` mails there may be already when this one is added. What visitors ask for leaves a part to what has
-    /// to reach an account's owner, and sign-ups, which need no account, leave more. `None`: any number, since a notice must
-    /// reach its owner however much mail others ask for.
-    pub(super) fn part_of(self, total: usize) -> Option<usize> {
+    /// What it counts with in total.
+    pub(crate) fn group(self) -> MailGroup {
+        match self {
+            Self::SignUp | Self::AddressTaken | Self::ResetPassword => MailGroup::AskedFor,
+            Self::ConfirmEmail | Self::AddressTakenByChange | Self::Invitation => MailGroup::AskedFor,
+            Self::Notification => MailGroup::Notifications,
+            Self::PasswordChanged | Self::EmailChangeAsked | Self::EmailChanged => MailGroup::Notices,
+            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes => MailGroup::Notices,
+            Self::WebhookAddress | Self::TokenLeaked => MailGroup::Notices,
+        }
+    }
+
+    /// How many of `total` mails of its group there may be already when this one is added. Of what is asked for, sign-ups, which
+    /// need no account, leave more to others. A notification, which a user can bring about, has less room the more of them its
+    /// recipient got in this hour, `to_recipient`, beside these: so the first one of everybody else still has some. `None`: any number,
+    /// since a notice must reach its owner however much mail others cause.
+    pub(super) fn part_of(self, total: usize, to_recipient: usize) -> Option<usize> {
         match self {
             Self::SignUp | Self::AddressTaken => Some(total / 2),
-            // What others can bring about, such as a limit that is reached.
-            Self::Notification => Some(total / 2),
+            Self::Notification => {
+                let of_others = (total / 2) >> to_recipient.min(16);
+                Some((of_others + to_recipient).min(total / 2))
+            }
             Self::ResetPassword | Self::ConfirmEmail | Self::AddressTakenByChange | Self::Invitation => {
                 Some(total - total / 4)
             }
             Self::PasswordChanged | Self::EmailChangeAsked | Self::EmailChanged => None,
-            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes | Self::TokenLeaked => None,
+            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes => None,
+            Self::WebhookAddress | Self::TokenLeaked => None,
         }
     }
 

@@ -85,6 +85,11 @@ impl NotificationKind {
         }
     }
 
+    /// Whether a user, or somebody with an API key of theirs, can bring it about as often as they like.
+    pub(crate) const fn can_be_provoked(self) -> bool {
+        matches!(self, Self::Test | Self::WebhookDisabled)
+    }
+
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::CHOICES.into_iter().chain([Self::Test]).find(|kind| kind.name() == text)
     }

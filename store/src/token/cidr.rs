@@ -37,6 +37,12 @@ impl Cidr {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
+
+    /// Whether the network is `address` alone.
+    #[must_use]
+    pub fn is_only(&self, address: IpAddr) -> bool {
+        self.0.prefix_len() == self.0.max_prefix_len() && self.contains(address)
+    }
 }
 
 impl FromStr for Cidr {
@@ -100,6 +106,11 @@ mod tests {
         ] {
             let cidr: Cidr = net.parse().unwrap();
             assert_eq!(cidr.contains(address.parse().unwrap()), expected, "{address} in {net}");
+            assert_eq!(
+                cidr.is_only(address.parse().unwrap()),
+                expected && !net.contains('/'),
+                "{address} in {net}"
+            );
         }
     }
 

@@ -9,8 +9,10 @@ use crate::notification::{self, Notification};
 use crate::rows::{ROW_BYTES_MAX, decode};
 use crate::{Store, StoreError, Timestamp, now};
 
-/// Webhooks of a user, and of a host, that are sent to at the same time.
-const AT_ONCE_MAX: i64 = 2;
+/// Webhooks of a user that are sent to at the same time.
+const OF_USER_MAX: i64 = 2;
+/// Webhooks of a host that are sent to at the same time: of several users, so that one who makes it slow leaves places to others.
+const OF_HOST_MAX: i64 = 6;
 /// A webhook is disabled once all attempts have failed for this long.
 const FAILING_MAX: Duration = Duration::from_hours(3 * 24);
 /// Characters that are kept of an error.
@@ -62,13 +64,28 @@ pub enum Finished {
     Disable,
 }
 
-/// The webhook that is due first. Another process that claims it at the same time waits for this one, and then finds it taken.
-pub(crate) const CLAIM: &str = "UPDATE webhooks SET leased_until = $1 WHERE id = (SELECT w.id FROM webhooks w \
+/// A webhook that was claimed, and its delivery: none if that was deleted with its notification. Then it isn't due any more.
+struct ClaimedRows {
+    webhook: Row,
+    delivery: Option<Delivery>,
+}
+
+struct Delivery {
+    id: String,
+    notification: Option<Result<notification::Row, StoreError>>,
+    attempts: i64,
+}
+
+/// Of the webhooks that are due, the one that was sent to longest ago: one with many deliveries waits for all others after each.
+/// With `$5` = 1, only one whose last attempt didn't fail. Another process that claims it at the same time waits for this one,
+/// and then finds it taken.
+pub(crate) const CLAIM: &str = "UPDATE webhooks SET leased_until = $1, served_at = $2 WHERE id = (SELECT w.id FROM webhooks w \
      WHERE w.state = 'enabled' AND w.next_attempt_at <= $2 AND w.leased_until <= $2 \
+     AND ($5 = 0 OR w.failing_since IS NULL) \
      AND EXISTS (SELECT 1 FROM users u WHERE u.id = w.user_id AND u.state = 'active') \
      AND (SELECT COUNT(*) FROM webhooks b WHERE b.user_id = w.user_id AND b.leased_until > $2) < $3 \
-     AND (SELECT COUNT(*) FROM webhooks b WHERE b.host = w.host AND b.leased_until > $2) < $3 \
-     ORDER BY w.next_attempt_at LIMIT 1) AND leased_until <= $2 \
+     AND (SELECT COUNT(*) FROM webhooks b WHERE b.host = w.host AND b.leased_until > $2) < $4 \
+     ORDER BY w.served_at, w.next_attempt_at LIMIT 1) AND leased_until <= $2 \
      RETURNING id, user_id, url, description, kinds, state, reason, generation, rotated_at, created_at, failing_since";
 /// The delivery of the webhook `$3` that is due first.
 pub(crate) const CLAIM_DELIVERY: &str = "UPDATE webhook_deliveries SET attempts = attempts + 1, attempted_at = $2, \
@@ -86,21 +103,64 @@ const FAILS: &str =
 /// Each query, with the steps that it may take other than searching an index.
 #[cfg(test)]
 pub(crate) const QUERY_PLANS: &[(&str, &[&str])] = &[
-    (CLAIM, &["SCALAR SUBQUERY", "CORRELATED SCALAR SUBQUERY"]),
+    // Those that are due are sorted.
+    (CLAIM, &["SCALAR SUBQUERY", "CORRELATED SCALAR SUBQUERY", "USE TEMP B-TREE FOR ORDER BY"]),
     (CLAIM_DELIVERY, &["SCALAR SUBQUERY"]),
     (RELEASE, &["SCALAR SUBQUERY"]),
 ];
 
 impl Store {
-    /// Takes the delivery that is due first, of a webhook to which nothing is being sent. Until `lease` is over, no other process
-    /// sends to that webhook.
+    /// Takes a delivery that is due, of the webhook to which nothing was sent for longest and nothing is being sent now. Until
+    /// `lease` is over, no other process sends to that webhook.
     ///
     /// # Errors
     /// `Corrupt` if its row is invalid; it isn't due again until `lease` is over.
     pub async fn claim_delivery(&self, lease: Duration) -> Result<Option<ClaimedDelivery>, StoreError> {
-        let (at, until) = (now(), now().saturating_add(lease));
-        let claimed = write_unversioned!(self, tx => {
-            let webhook: Option<Result<Row, StoreError>> = sqlx::query(CLAIM).bind(until).bind(at).bind(AT_ONCE_MAX)
+        self.claim(lease, false).await
+    }
+
+    /// The same, of a webhook whose last attempt didn't fail.
+    ///
+    /// # Errors
+    /// As [`Store::claim_delivery`].
+    pub async fn claim_working_delivery(
+        &self,
+        lease: Duration,
+    ) -> Result<Option<ClaimedDelivery>, StoreError> {
+        self.claim(lease, true).await
+    }
+
+    async fn claim(
+        &self,
+        lease: Duration,
+        only_working: bool,
+    ) -> Result<Option<ClaimedDelivery>, StoreError> {
+        // Each webhook that has nothing is released, and isn't due any more.
+        loop {
+            let (at, until) = (now(), now().saturating_add(lease));
+            let Some(claimed) = self.try_claim(at, until, only_working).await?.transpose()? else {
+                return Ok(None);
+            };
+            let ClaimedRows { webhook, delivery: Some(Delivery { id, notification, attempts }) } = claimed
+            else {
+                continue;
+            };
+            let notification = notification.transpose()?.and_then(notification::Row::into_notification);
+            let notification = notification.ok_or(StoreError::Corrupt("notification"))?;
+            let webhook = Webhook::try_from(webhook)?;
+            return Ok(Some(ClaimedDelivery { id, webhook, notification, attempts, leased_until: until }));
+        }
+    }
+
+    async fn try_claim(
+        &self,
+        at: Timestamp,
+        until: Timestamp,
+        only_working: bool,
+    ) -> Result<Option<Result<ClaimedRows, StoreError>>, StoreError> {
+        Ok(write_unversioned!(self, tx => {
+            let claim = sqlx::query(CLAIM).bind(until).bind(at).bind(OF_USER_MAX).bind(OF_HOST_MAX);
+            let webhook: Option<Result<Row, StoreError>> = claim.bind(i64::from(only_working))
                 .map(|row| decode(&row, ROW_BYTES_MAX)).fetch_optional(&mut *tx).await?;
             match webhook {
                 None => None,
@@ -108,31 +168,21 @@ impl Store {
                 Some(Ok(webhook)) => {
                     let delivery: Option<(String, String, i64)> = sqlx::query_as(CLAIM_DELIVERY).bind(until).bind(at)
                         .bind(&webhook.id).fetch_optional(&mut *tx).await?;
-                    match delivery {
-                        // Its notification was deleted: nothing is due.
+                    let delivery = match delivery {
                         None => {
                             sqlx::query(RELEASE).bind(&webhook.id).bind(until).execute(&mut *tx).await?;
                             None
                         }
                         Some((id, notification, attempts)) => {
-                            let row: Option<Result<notification::Row, StoreError>> = sqlx::query(notification::BY_ID)
-                                .bind(&notification).map(|row| decode(&row, ROW_BYTES_MAX))
-                                .fetch_optional(&mut *tx).await?;
-                            Some(Ok((webhook, id, row, attempts)))
+                            let notification: Option<Result<notification::Row, StoreError>> =
+                                sqlx::query(notification::BY_ID).bind(&notification)
+                                .map(|row| decode(&row, ROW_BYTES_MAX)).fetch_optional(&mut *tx).await?;
+                            Some(Delivery { id, notification, attempts })
                         }
-                    }
+                    };
+                    Some(Ok(ClaimedRows { webhook, delivery }))
                 }
             }
-        });
-        let Some((webhook, id, notification, attempts)) = claimed.transpose()? else { return Ok(None) };
-        let notification = notification.transpose()?.and_then(notification::Row::into_notification);
-        let notification = notification.ok_or(StoreError::Corrupt("notification"))?;
-        Ok(Some(ClaimedDelivery {
-            id,
-            webhook: Webhook::try_from(webhook)?,
-            notification,
-            attempts,
-            leased_until: until,
         }))
     }
 

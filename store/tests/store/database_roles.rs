@@ -37,6 +37,11 @@ impl Roles {
         url.replace("postgres://postgres@", &format!("postgres://{}:{}@", user.name, user.password))
     }
 
+    fn database_name(&self) -> String {
+        let url = self.url(DatabaseRole::Proxy);
+        url.split('?').next().unwrap().rsplit_once('/').unwrap().1.to_owned()
+    }
+
     /// The store as a process of the role opens it.
     async fn open(&self, role: DatabaseRole) -> Store {
         Store::open_existing(&Database::Postgres(self.url(role)), &StoreOptions::default()).await.unwrap()
@@ -238,6 +243,12 @@ async fn each_table_has_its_rights() {
                WHERE table_schema = 'public' AND NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname LIKE 'memgate_tables_%' \
                AND has_any_column_privilege(r.rolname, quote_ident(table_name), 'SELECT'))";
     assert_eq!(roles.db.pairs(sql).await, [], "tables that no role may read");
+    // R-45: a backup has each of them.
+    let mut existing = roles.db.pairs("SELECT CAST(table_name AS TEXT), CAST(0 AS BIGINT) FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1").await;
+    let mut named: Vec<_> = store::postgres_tables().map(|name| (name.to_owned(), 0)).collect();
+    existing.sort();
+    named.sort();
+    assert_eq!(existing, named);
 }
 
 #[tokio::test]
@@ -259,6 +270,66 @@ async fn rights_follow_the_version_and_passwords_change_only_on_demand() {
     assert!(!roles.refuses(DatabaseRole::Proxy, "SELECT hits FROM usage").await);
     roles.owner.set_up_role_users(&roles.users, Password::Set).await.unwrap();
     assert_ne!(roles.db.pairs(&password).await, before);
+}
+
+// R-16: what a user has set for itself ends with the next start, or with `memgate migrate --roles`.
+#[tokio::test]
+async fn settings_that_a_user_has_made_for_itself_are_taken_back() {
+    let roles = Roles::new("settings").await;
+    let name = &roles.users[0].name;
+    let sql = format!(
+        "ALTER ROLE {name} SET statement_timeout = '1ms'; \
+         ALTER ROLE {name} IN DATABASE {} SET default_transaction_read_only = on",
+        roles.database_name()
+    );
+    assert!(!roles.refuses(DatabaseRole::Proxy, &sql).await, "PostgreSQL allows this to every user");
+    let settings = format!("SELECT COUNT(*) FROM pg_db_role_setting WHERE setrole = '{name}'::regrole");
+    assert_eq!(roles.db.number(&settings).await, 2);
+    roles.owner.set_up_role_users(&roles.users, Password::Keep).await.unwrap();
+    assert_eq!(roles.db.number(&settings).await, 0);
+}
+
+// R-16: one role's user leaves connections to the others.
+#[tokio::test]
+async fn each_user_has_half_of_the_connections_at_most() {
+    let roles = Roles::new("connections").await;
+    for user in &roles.users {
+        let sql = format!(
+            "SELECT CAST(rolconnlimit * 2 - CAST(current_setting('max_connections') AS INT) AS BIGINT) \
+             FROM pg_roles WHERE rolname = '{}'",
+            user.name
+        );
+        assert!((-1..=0).contains(&roles.db.number(&sql).await), "{user:?}");
+    }
+}
+
+// R-16: any user can take the lock that keeps provisioners from acting at the same time, so it is named.
+#[tokio::test]
+async fn other_user_who_holds_the_leader_lock_is_named() {
+    const LEADER_LOCK: i64 = 0x6d_65_6d_67_61_74_65;
+    let roles = Roles::new("leader").await;
+    let provisioner = roles.open(DatabaseRole::Provisioner).await;
+    let own = provisioner.try_acquire_leader_lock().await.unwrap().unwrap();
+    assert_eq!(provisioner.other_leader_lock_holder().await.unwrap(), None);
+    drop(own);
+    let mut proxy = PgConnection::connect(&roles.url(DatabaseRole::Proxy)).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(LEADER_LOCK).execute(&mut proxy).await.unwrap();
+    assert!(provisioner.try_acquire_leader_lock().await.unwrap().is_none());
+    let holder = provisioner.other_leader_lock_holder().await.unwrap();
+    assert_eq!(holder.as_deref(), Some("memgate_leader_proxy"));
+    proxy.close().await.unwrap();
+}
+
+// R-45: what a role creates in the schema, the owner of the tables would run in a restore.
+#[tokio::test]
+async fn schema_in_which_everybody_may_create_is_refused() {
+    let roles = Roles::new("schema").await;
+    roles.db.execute("GRANT CREATE ON SCHEMA public TO PUBLIC").await.unwrap();
+    let error = roles.owner.set_up_role_users(&roles.users, Password::Keep).await.unwrap_err();
+    assert!(matches!(error, StoreError::SchemaIsWritable(_)), "{error}");
+    assert!(error.to_string().contains("REVOKE CREATE ON SCHEMA public FROM PUBLIC"), "{error}");
+    roles.db.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC").await.unwrap();
+    roles.owner.set_up_role_users(&roles.users, Password::Keep).await.unwrap();
 }
 
 #[tokio::test]

@@ -89,18 +89,19 @@ async fn mails_are_limited(db: TestDb) {
     assert!(matches!(add("a@x.org").await, Err(StoreError::LimitReached("mail"))));
     let other = NewMail { kind: MailKind::EmailChanged, ..notice("a@x.org", &ada.id) };
     store.add_mail(&other, &limits).await.unwrap();
-    // Sign-ups end at half of the total, what accounts' owners ask for at three quarters.
+    // Sign-ups end at half of the total, what accounts' owners ask for at three quarters. Notices don't count.
     let sign_up_mail = async |email: &str| store.send_sign_up_link(email, &limits).await;
-    sign_up_mail("c@x.org").await.unwrap();
-    sign_up_mail("d@x.org").await.unwrap();
-    assert!(matches!(sign_up_mail("e@x.org").await, Err(StoreError::LimitReached("mail"))));
+    for name in ["c", "d", "e", "f", "g", "h"] {
+        sign_up_mail(&format!("{name}@x.org")).await.unwrap();
+    }
+    assert!(matches!(sign_up_mail("i@x.org").await, Err(StoreError::LimitReached("mail"))));
     sign_up(&store, "bob@example.org").await;
     sign_up(&store, "eve@example.org").await;
     for (email, is_sent) in [("ada", true), ("ada", true), ("ada", false), ("bob", true), ("eve", false)] {
         let email = format!("{email}@example.org");
         assert_eq!(store.send_reset_link(&email, &limits).await.unwrap(), is_sent, "{email}");
     }
-    assert_eq!(db.number("SELECT COUNT(*) FROM account_links").await, 5, "no link without its mail");
+    assert_eq!(db.number("SELECT COUNT(*) FROM account_links").await, 9, "no link without its mail");
     for recipient in ["e@x.org", "f@x.org", "g@x.org"] {
         add(recipient).await.unwrap();
     }
@@ -118,9 +119,43 @@ async fn mails_are_limited(db: TestDb) {
     db.execute("UPDATE mails SET created_at = created_at - 3600001").await.unwrap();
     add("a@x.org").await.unwrap();
     db.execute("UPDATE mails SET created_at = 1 WHERE recipient <> 'a@x.org'").await.unwrap();
-    assert_eq!(store.delete_old_mails().await.unwrap(), 10);
+    assert_eq!(store.delete_old_mails().await.unwrap(), 14);
     let unknown = notice("a@x.org", "unknown");
     assert!(store.add_mail(&unknown, &LIMITS).await.is_err());
+}
+
+// W-17: whatever a few accounts have mailed to themselves, others get theirs.
+async fn a_few_accounts_take_no_mail_from_others(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let add = async |kind: MailKind, recipient: &str| {
+        store.add_mail(&NewMail { kind, ..notice(recipient, &ada.id) }, &LIMITS).await
+    };
+    for _ in 0..5 {
+        for n in 0..20 {
+            let recipient = format!("{n}@x.org");
+            add(MailKind::TokenLeaked, &recipient).await.unwrap();
+            let _ = add(MailKind::Notification, &recipient).await;
+        }
+    }
+    let notifications = db.number("SELECT COUNT(*) FROM mails WHERE kind = 'notification'").await;
+    assert!((20..50).contains(&notifications), "a second one has half of the room: {notifications}");
+    for kind in [MailKind::Notification, MailKind::SignUp, MailKind::ResetPassword, MailKind::PasswordChanged]
+    {
+        add(kind, "bob@example.org").await.unwrap();
+    }
+    // While the mail server is away, notifications leave half of the queue.
+    db.execute("UPDATE mails SET created_at = 1, state = 'sent'").await.unwrap();
+    db.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) \
+         INSERT INTO mails (id, kind, recipient, state, created_at, next_attempt_at, attempts, error) \
+         SELECT 'many' || i, 'notification', 'a@x.org', 'waiting', 1, 1, 0, '' FROM n",
+    )
+    .await
+    .unwrap();
+    let refused = add(MailKind::Notification, "eve@example.org").await;
+    assert!(matches!(refused, Err(StoreError::LimitReached("mail"))));
+    add(MailKind::ResetPassword, "eve@example.org").await.unwrap();
 }
 
 // W-18.
@@ -131,12 +166,21 @@ async fn taken_address_counts_as_a_free_one(db: TestDb) {
     for email in ["ada@example.org", "bob@example.org", "eve@example.org"] {
         ids.push(sign_up(&store, email).await.0.id);
     }
-    // Sign-ups to a taken address, up to their limit, don't count; nor do half of all mails.
+    // Sign-ups to a taken address, up to their limit, don't count; nor do others that were asked for.
     for _ in 0..2 {
         store.send_sign_up_link("bob@example.org", &limits).await.unwrap();
     }
     for n in 0..6 {
-        store.add_mail(&notice(&format!("{n}@x.org"), &ids[0]), &limits).await.unwrap();
+        let invitation = NewMail { kind: MailKind::Invitation, ..notice("x@x.org", &ids[0]) };
+        let recipient = format!("{n}@x.org");
+        store.add_mail(&NewMail { recipient: &recipient, ..invitation }, &limits).await.unwrap();
+    }
+    for n in 0..2 {
+        let recipient = format!("{n}@example.org");
+        store
+            .add_mail(&NewMail { kind: MailKind::Invitation, ..notice(&recipient, &ids[0]) }, &limits)
+            .await
+            .unwrap();
     }
     for new in ["bob@example.org", "free@example.org"] {
         store.send_email_link(&ids[0], new, &limits).await.unwrap();
@@ -276,6 +320,7 @@ async fn sign_up_link_makes_one_account(db: TestDb) {
 on_both! {
     each_mail_is_claimed_once,
     mails_are_limited,
+    a_few_accounts_take_no_mail_from_others,
     taken_address_counts_as_a_free_one,
     visitors_links_leave_room_to_invitations,
     reset_link_is_used_once,

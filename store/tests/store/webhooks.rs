@@ -152,12 +152,12 @@ async fn few_deliveries_of_a_user_and_of_a_host_are_made_at_a_time(db: TestDb) {
     }
     let claimed = claim_all(&store).await;
     assert_eq!(claimed.len(), 2, "of a user");
-    for n in 0..4 {
+    for n in 0..8 {
         let id = user(&store, &format!("{n}@example.org")).await;
         webhook(&store, &id, "victim.example").await;
     }
     let of_host = claim_all(&store).await;
-    assert_eq!(of_host.len(), 2, "to a host");
+    assert_eq!(of_host.len(), 6, "to a host");
     // Of a webhook one at a time.
     let bob = user(&store, "bob@example.org").await;
     let own = webhook(&store, &bob, "bob.example").await;
@@ -177,6 +177,78 @@ async fn few_deliveries_of_a_user_and_of_a_host_are_made_at_a_time(db: TestDb) {
     store.set_user_state(&bob, UserState::Active).await.unwrap();
     assert_eq!(store.due_deliveries().await.unwrap(), due + 1, "nor counted");
     assert_eq!(claim_all(&store).await.len(), 1);
+}
+
+/// Claims one, and ends it as a slow receiver would.
+async fn serve(store: &Store) -> Option<String> {
+    let claimed = store.claim_delivery(LEASE).await.unwrap()?;
+    store.finish_delivery(&claimed, &DeliveryOutcome::Delivered(200)).await.unwrap();
+    Some(claimed.webhook.user_id)
+}
+
+// W-30: who has many deliveries that wait holds up nobody who has one.
+async fn webhooks_are_sent_to_in_turn(db: TestDb) {
+    let store = db.open().await;
+    let mut of_many = Vec::new();
+    for n in 0..3 {
+        let id = user(&store, &format!("{n}@example.org")).await;
+        // At one host, with paths that take long.
+        for _ in 0..2 {
+            let own = webhook(&store, &id, "shared.example").await;
+            for _ in 0..4 {
+                store.send_test(&own).await.unwrap();
+            }
+        }
+        of_many.push(id);
+    }
+    let claimed = claim_all(&store).await;
+    assert_eq!(claimed.len(), 6, "all places of the host");
+    // They have been due for longer.
+    let bob = user(&store, "bob@example.org").await;
+    webhook(&store, &bob, "shared.example").await;
+    assert_eq!(store.claim_delivery(LEASE).await.unwrap(), None);
+    store.finish_delivery(&claimed[0], &DeliveryOutcome::Delivered(200)).await.unwrap();
+    assert_eq!(serve(&store).await, Some(bob), "the first place that is free is bob's");
+    for it in &claimed[1..] {
+        store.finish_delivery(it, &DeliveryOutcome::Delivered(200)).await.unwrap();
+    }
+    let mut served = Vec::new();
+    for _ in 0..6 {
+        served.push(serve(&store).await.unwrap());
+        // Times are in milliseconds.
+        db.execute("UPDATE webhooks SET served_at = served_at - 10").await.unwrap();
+    }
+    for id in &of_many {
+        assert_eq!(served.iter().filter(|it| *it == id).count(), 2, "{served:?}");
+    }
+}
+
+// W-30: places that webhooks don't get whose receivers fail.
+async fn working_webhooks_are_told_from_failing_ones(db: TestDb) {
+    let store = db.open().await;
+    let ada = user(&store, "ada@example.org").await;
+    let failing = webhook(&store, &ada, "slow.example").await;
+    let claimed = store.claim_delivery(LEASE).await.unwrap().unwrap();
+    let failed = DeliveryOutcome::Failed { status: None, error: "x" };
+    store.finish_delivery(&claimed, &failed).await.unwrap();
+    store.send_test(&failing).await.unwrap();
+    assert_eq!(store.claim_working_delivery(LEASE).await.unwrap(), None);
+    let bob = user(&store, "bob@example.org").await;
+    let works = webhook(&store, &bob, "bob.example").await;
+    assert_eq!(store.claim_working_delivery(LEASE).await.unwrap().unwrap().webhook.id, works);
+    assert_eq!(store.claim_delivery(LEASE).await.unwrap().unwrap().webhook.id, failing);
+}
+
+// W-30: a webhook whose delivery went with its notification doesn't hold up those that are due.
+async fn webhook_without_its_delivery_holds_up_no_other(db: TestDb) {
+    let store = db.open().await;
+    let ada = user(&store, "ada@example.org").await;
+    webhook(&store, &ada, "a.example").await;
+    db.execute("DELETE FROM webhook_deliveries").await.unwrap();
+    let bob = user(&store, "bob@example.org").await;
+    let own = webhook(&store, &bob, "bob.example").await;
+    let claimed = store.claim_delivery(LEASE).await.unwrap();
+    assert_eq!(claimed.map(|it| it.webhook.id), Some(own));
 }
 
 // W-30.
@@ -264,6 +336,9 @@ on_both! {
     webhooks_are_few_and_without_their_secret,
     each_delivery_is_claimed_once,
     few_deliveries_of_a_user_and_of_a_host_are_made_at_a_time,
+    webhooks_are_sent_to_in_turn,
+    working_webhooks_are_told_from_failing_ones,
+    webhook_without_its_delivery_holds_up_no_other,
     deliveries_are_tried_again_and_sent_again,
     a_webhook_that_fails_for_three_days_is_disabled,
 }

@@ -2,8 +2,8 @@
 
 use identity::{CertificateName, InputError};
 use store::{
-    NOTIFICATIONS_PER_USER_MAX, NotificationKinds, StoreError, User, UserState, WEBHOOKS_PER_USER_MAX,
-    Webhook, WebhookDelivery, WebhookFields,
+    MailKind, NOTIFICATIONS_PER_USER_MAX, NewMail, NotificationKinds, StoreError, User, UserState,
+    WEBHOOKS_PER_USER_MAX, Webhook, WebhookDelivery, WebhookFields,
 };
 
 use super::{ActionError, Cause, Refusal, acting};
@@ -43,7 +43,7 @@ impl WebhookInput {
         description: &str,
         kinds: NotificationKinds,
     ) -> Result<Self, WebhookInputErrors> {
-        let destinations = Destinations::new(app.config.webhooks.allow_networks.clone());
+        let destinations = Destinations::of(&app.config.webhooks);
         let url = WebhookUrl::parse(url, &destinations);
         // By the rules of a certificate's name, which may be empty too.
         let description = CertificateName::parse(description);
@@ -103,6 +103,7 @@ pub(crate) async fn create(
     check_change(app, user)?;
     match acting(app, user).create_webhook(&user.id, &input.fields()).await {
         Ok(id) => {
+            tell_of_address(app, user).await;
             let secret = secret_text(&app.token_key, &id, 1);
             Ok((id, secret))
         }
@@ -132,7 +133,18 @@ pub(crate) async fn change(
         check_change(app, user)?;
     }
     let fields = input.map(WebhookInput::fields);
-    found(acting(app, user).change_webhook(&webhook.id, fields.as_ref(), enabled).await)
+    found(acting(app, user).change_webhook(&webhook.id, fields.as_ref(), enabled).await)?;
+    if fields.is_some_and(|fields| fields.url != webhook.url) {
+        tell_of_address(app, user).await;
+    }
+    Ok(())
+}
+
+/// Tells the owner by mail: a webhook that somebody else has made outlives their session and their API key.
+async fn tell_of_address(app: &AppState, user: &User) {
+    let Some(mail) = &app.mail else { return };
+    let (kind, user_id) = (MailKind::WebhookAddress, Some(user.id.as_str()));
+    mail.tell(&app.store, &NewMail { kind, user_id, recipient: &user.email, link_id: None }).await;
 }
 
 /// Replaces the secret of a webhook. Returns the new one, which may be shown only after this has returned.

@@ -12,14 +12,17 @@ pub struct Webhooks {
     /// Whether users may have webhooks.
     pub enabled: bool,
     /// Private networks whose receivers may be sent to, also without TLS: `["10.1.0.0/16"]`. Without any, webhooks go to public
-    /// addresses only. Networks of caches are refused all the same.
+    /// addresses only. Networks of caches are refused all the same, and addresses of the machine itself, unless such an address is
+    /// named alone.
     pub allow_networks: Vec<Cidr>,
+    /// Networks that are refused although they look public: those that only your own machines reach, such as the prefix of a NAT64.
+    pub refuse_networks: Vec<Cidr>,
     /// CA certificates (PEM) that receivers' certificates may be signed by, beside those that browsers trust.
     pub ca_certificate: Option<PathBuf>,
 }
 
 impl Default for Webhooks {
     fn default() -> Self {
-        Self { enabled: true, allow_networks: Vec::new(), ca_certificate: None }
+        Self { enabled: true, allow_networks: Vec::new(), refuse_networks: Vec::new(), ca_certificate: None }
     }
 }

@@ -50,11 +50,11 @@ pub(super) async fn of(
     Ok(build(sender, mail, subject, body))
 }
 
-/// Subject and body of a mail about a notification. It has no words of others' beside the names that its user has chosen.
+/// Subject and body of a mail about a notification. It has no word that a user has written.
 fn of_notification(base_url: &str, notification: &Notification) -> (&'static str, String) {
-    let text = wrapped(&notification::text(notification));
+    let text = wrapped(&notification::mail_text(notification));
     let body = format!(
-        "{text}\n\nMore about it:\n{base_url}/account/notifications\n\n\
+        "{text}\n\nMore about it, with the names that you gave:\n{base_url}/account/notifications\n\n\
          There you also choose what you get by mail.\n"
     );
     (notification::title(notification.kind), body)
@@ -201,6 +201,15 @@ impl Text<'_> {
             AccountMail::SecondFactorOn | AccountMail::SecondFactorOff | AccountMail::WrongCodes => {
                 self.of_second_factor(kind)
             }
+            AccountMail::WebhookAddress => (
+                "Your notifications go to another address",
+                format!(
+                    "Somebody gave a webhook of your account at\n{base_url}\nan address. Notifications of your tokens and caches are sent there\n\
+                     from now on.\n\n\
+                     If that wasn't you, delete the webhook:\n{base_url}/account/webhooks\n\
+                     Then change your password, and revoke the API keys that have the scope\nwebhooks:\n{base_url}/account\n{ask}"
+                ),
+            ),
             AccountMail::AddressTaken => (
                 "You have an account already",
                 format!(
@@ -274,6 +283,7 @@ mod tests {
             (MailKind::SecondFactorOn, false),
             (MailKind::SecondFactorOff, false),
             (MailKind::WrongCodes, false),
+            (MailKind::WebhookAddress, false),
         ] {
             let (subject, body) = text.of(AccountMail::of(kind).unwrap());
             assert_eq!(body.contains(&code), has_link, "{kind:?}");

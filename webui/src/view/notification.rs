@@ -29,6 +29,10 @@ pub(crate) fn data(notification: &Notification) -> Map<String, Value> {
     notification.data.iter().map(shown).collect()
 }
 
+/// What mails say of a notification's data: ids, times, and words of ours.
+const IN_MAIL: [&str; 8] =
+    ["token_id", "fingerprint", "expires_at", "failed_at", "happened_at", "cause", "reason", "limit"];
+
 /// What a mail about it is called.
 pub(crate) fn title(kind: NotificationKind) -> &'static str {
     match kind {
@@ -100,17 +104,30 @@ pub(crate) fn text(notification: &Notification) -> String {
             };
             format!("Cache {cache} {what}. The denials of the cache say to whom.")
         }
-        NotificationKind::WebhookDisabled if word("reason") == "gone" => {
-            format!("The webhook to {} was disabled, because its receiver answered 410 (gone).", word("host"))
-        }
         NotificationKind::WebhookDisabled => {
-            format!(
-                "The webhook to {} was disabled, because every attempt had failed for three days.",
-                word("host")
-            )
+            let host = word("host");
+            let webhook = if host.is_empty() {
+                "One of your webhooks".to_owned()
+            } else {
+                format!("The webhook to {host}")
+            };
+            let why = match word("reason") {
+                "gone" => "its receiver answered 410 (gone)",
+                _ => "every attempt had failed for three days",
+            };
+            format!("{webhook} was disabled, because {why}.")
         }
         NotificationKind::Test => "This is a test. If you can read it, the webhook works.".to_owned(),
     }
+}
+
+/// The same in a mail, with ids instead of names, hosts and messages. Anybody can sign up with a stranger's address, and mustn't
+/// write to them in the operator's name.
+pub(crate) fn mail_text(notification: &Notification) -> String {
+    let mut without_names = notification.clone();
+    without_names.cache_name = notification.cache_id.clone().unwrap_or_default();
+    without_names.data.retain(|name, _| IN_MAIL.contains(&name.as_str()));
+    text(&without_names)
 }
 
 /// A name, or an id without one.
@@ -133,7 +150,7 @@ mod tests {
     fn every_kind_has_a_text_without_gaps() {
         let data = json!({
             "token_id": "abcdefghijkl", "token_name": "web shop", "url": "https://evil.example/click", "source": "x",
-            "fingerprint": "0123456789abcdef", "certificate_name": "", "expires_at": 1_700_000_000_000_i64,
+            "fingerprint": "0123456789abcdef", "certificate_name": "laptop", "expires_at": 1_700_000_000_000_i64,
             "failed_at": 1_700_000_000_000_i64, "happened_at": 1_700_000_000_000_i64, "cause": "crashed",
             "reason": "failing", "message": "no room", "limit": "rate", "host": "hooks.example", "webhook_id": "w",
         });
@@ -150,6 +167,15 @@ mod tests {
             let text = text(&notification);
             assert!(text.ends_with('.') && !text.contains("  ") && !text.contains(" ."), "{text}");
             assert!(!text.contains("evil.example"), "{text}");
+            // W-31.
+            let in_mail = mail_text(&notification);
+            assert!(
+                in_mail.ends_with('.') && !in_mail.contains("  ") && !in_mail.contains(" ."),
+                "{in_mail}"
+            );
+            for chosen in ["web shop", "laptop", "default", "no room", "hooks.example"] {
+                assert!(!in_mail.contains(chosen), "{in_mail}");
+            }
             let payload = payload(&notification);
             assert_eq!(payload["kind"], kind.name());
             assert_eq!(payload["data"]["expires_at"], "2023-11-14T22:13:20Z");

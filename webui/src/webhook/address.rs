@@ -4,12 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use store::Cidr;
 
+use crate::config::Webhooks;
+
 /// Where webhooks may be sent.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Destinations {
     /// What the operator allows, although it isn't public.
     allowed: Vec<Cidr>,
-    /// What is refused although the operator allows it: networks of caches.
+    /// What is refused although it is public or the operator allows it: networks of the operator's own, and of caches.
     refused: Vec<Cidr>,
 }
 
@@ -40,13 +42,20 @@ const SPECIAL_V6: [([u16; 2], u32); 4] =
     [([0x2001, 0], 23), ([0x2001, 0x0db8], 32), ([0x2002, 0], 16), ([0x3fff, 0], 20)];
 
 impl Destinations {
-    pub(crate) fn new(allowed: Vec<Cidr>) -> Self {
+    #[cfg(test)]
+    pub(super) fn new(allowed: Vec<Cidr>) -> Self {
         Self { allowed, refused: Vec::new() }
     }
 
+    /// Those of the settings.
+    pub(crate) fn of(config: &Webhooks) -> Self {
+        Self { allowed: config.allow_networks.clone(), refused: config.refuse_networks.clone() }
+    }
+
     /// The same, without the networks of caches.
-    pub(crate) fn without(&self, refused: Vec<Cidr>) -> Self {
-        Self { allowed: self.allowed.clone(), refused }
+    pub(crate) fn without(mut self, refused: Vec<Cidr>) -> Self {
+        self.refused.extend(refused);
+        self
     }
 
     /// Whether the operator allows private receivers.
@@ -56,20 +65,24 @@ impl Destinations {
 
     /// Whether the operator allows an address, which may be private then.
     pub(super) fn allows_private(&self, address: IpAddr) -> bool {
-        let is_in = |networks: &[Cidr]| networks.iter().any(|network| network.contains(address));
-        is_in(&self.allowed) && !is_in(&self.refused)
+        is_in(&self.allowed, address) && !is_in(&self.refused, address)
     }
 
     /// Whether an address may be sent to. An address of this machine is public to others only: behind a firewall it may lead to
-    /// what they can't reach.
+    /// what they can't reach. The operator who allows a network doesn't mean the machine that is in it, unless its address is named.
     pub(super) fn admits(&self, address: SocketAddr) -> bool {
-        self.admits_literal(address.ip()) && (self.allows_private(address.ip()) || !is_own(address))
+        let is_named = || self.allowed.iter().any(|network| network.is_only(address.ip()));
+        self.admits_literal(address.ip()) && (is_named() || !is_own(address))
     }
 
     /// The same for an address in a URL, whatever machine it is.
     pub(super) fn admits_literal(&self, address: IpAddr) -> bool {
-        self.allows_private(address) || is_public(address)
+        !is_in(&self.refused, address) && (self.allows_private(address) || is_public(address))
     }
+}
+
+fn is_in(networks: &[Cidr], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(address))
 }
 
 /// Whether an address is one that the internet routes, and no way to an address that isn't.
@@ -114,6 +127,10 @@ fn is_own(address: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn network(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
 
     fn admits(destinations: &Destinations, address: &str) -> bool {
         destinations.admits_literal(address.parse().unwrap())
@@ -196,7 +213,6 @@ mod tests {
     // W-28.
     #[test]
     fn operators_allow_private_networks_but_not_those_of_caches() {
-        let network = |text: &str| text.parse::<Cidr>().unwrap();
         let private = Destinations::new(vec![network("10.0.0.0/8"), network("127.0.0.1")]);
         let private = private.without(vec![network("10.213.0.0/16")]);
         for (address, admitted) in [
@@ -219,6 +235,36 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:443".parse().unwrap();
         assert!(is_own(address));
         assert!(!Destinations::default().admits(address));
-        assert!(Destinations::new(vec!["127.0.0.0/8".parse().unwrap()]).admits(address));
+        assert!(
+            !Destinations::new(vec![network("127.0.0.0/8")]).admits(address),
+            "the machine is in the network"
+        );
+        assert!(Destinations::new(vec![network("127.0.0.1")]).admits(address), "it is named");
+    }
+
+    // W-28.
+    #[test]
+    fn operators_refuse_networks_that_look_public() {
+        let config = Webhooks {
+            allow_networks: vec![network("10.0.0.0/8")],
+            refuse_networks: vec![
+                network("2a00:1450:64::/96"),
+                network("192.0.1.0/24"),
+                network("10.9.0.0/16"),
+            ],
+            ..Webhooks::default()
+        };
+        let destinations = Destinations::of(&config);
+        for (address, admitted) in [
+            ("2a00:1450:64::7f00:1", false),
+            ("2a00:1450::1", true),
+            ("192.0.1.7", false),
+            ("::ffff:192.0.1.7", false),
+            ("10.9.0.1", false),
+            ("10.8.0.1", true),
+            ("8.8.8.8", true),
+        ] {
+            assert_eq!(admits(&destinations, address), admitted, "{address}");
+        }
     }
 }

@@ -61,9 +61,10 @@ pub(crate) struct Client {
 pub(crate) enum SendError {
     #[error("the URL is no longer allowed")]
     Url,
-    #[error("the name has no address")]
+    // The same words as for an address that isn't allowed: a user doesn't learn which names the operator's own servers know.
+    #[error("the name leads to no address that webhooks may go to")]
     Unresolved,
-    #[error("the address is not public")]
+    #[error("the name leads to no address that webhooks may go to")]
     NotAllowed,
     #[error("no connection")]
     Unreachable,

@@ -75,7 +75,7 @@ impl Receiver {
         let path: PathBuf = folder.path().join("authority.pem");
         std::fs::write(&path, &self.authority).unwrap();
         config.webhooks.ca_certificate = Some(path);
-        config.webhooks.allow_networks = vec!["127.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
+        config.webhooks.allow_networks = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
         folder
     }
 

@@ -6,6 +6,7 @@ use askama::Template;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use store::Cidr;
 
 use super::Tab;
 use crate::config::{Config, Limits};
@@ -32,7 +33,10 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, admin: Admin) -> Resu
 fn shown(config: &Config) -> Vec<(&'static str, String)> {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "not set".to_owned());
     let proxies: Vec<String> = config.trusted_proxies.iter().map(ToString::to_string).collect();
-    let networks: Vec<String> = config.webhooks.allow_networks.iter().map(ToString::to_string).collect();
+    let networks = |networks: &[Cidr]| {
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        or_none(Some(networks.join(", ")).filter(|text| !text.is_empty()))
+    };
     let mut settings = vec![
         ("webui.listen", config.listen.to_string()),
         ("webui.health", config.health.to_string()),
@@ -52,7 +56,8 @@ fn shown(config: &Config) -> Vec<(&'static str, String)> {
         ("webui.contact", or_none(config.contact.clone())),
         ("webui.mail.server", or_none(config.mail.server.as_ref().map(|_| "set".to_owned()))),
         ("webui.webhooks.enabled", config.webhooks.enabled.to_string()),
-        ("webui.webhooks.allow_networks", or_none(Some(networks.join(", ")).filter(|text| !text.is_empty()))),
+        ("webui.webhooks.allow_networks", networks(&config.webhooks.allow_networks)),
+        ("webui.webhooks.refuse_networks", networks(&config.webhooks.refuse_networks)),
         (
             "webui.webhooks.ca_certificate",
             or_none(config.webhooks.ca_certificate.as_ref().map(|path| path.display().to_string())),

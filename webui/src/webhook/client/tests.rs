@@ -73,6 +73,8 @@ async fn a_name_that_leads_elsewhere_at_each_look_up_is_refused() {
     }
     assert!(tasks.try_join_next().is_none(), "nobody has connected");
     assert_eq!(send(&client(|_| vec![]), &url, &loopback()).await, Err(SendError::Unresolved));
+    // A user who names a host doesn't learn which names lead to private addresses.
+    assert_eq!(SendError::Unresolved.to_string(), SendError::NotAllowed.to_string());
 }
 
 // W-28.

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use super::{EMAIL, PAGE, create, create_for, leak, start, user_id};
-use crate::harness::{Site, eventually};
+use crate::harness::{PASSWORD, Site, eventually};
 use crate::mail_server::MailServer;
 use crate::webhook_receiver::{Answer, Received, Receiver};
 
@@ -50,7 +50,11 @@ async fn a_leaked_token_is_told_by_webhook_and_by_mail() {
     })
     .await;
     let (mut ann, first) = site.sign_up_user(EMAIL).await;
-    let (_, secret) = create_for(&mut ann, &receiver.url()).await;
+    let (id, secret) = create_for(&mut ann, &receiver.url()).await;
+    // W-32: also if somebody else has made it.
+    let told = mail.mail_to(EMAIL, 1).await;
+    assert_eq!(told.subject(), "Your notifications go to another address");
+    assert!(!told.text.contains("localhost"), "{}", told.text);
     leak(&site, &first).await;
     let received = receiver.request(1).await;
     assert_eq!(received.target, "/hooks?from=memgate");
@@ -71,8 +75,23 @@ async fn a_leaked_token_is_told_by_webhook_and_by_mail() {
     let (_, other) = create_for(&mut ann, &receiver.url()).await;
     assert!(!python_accepts(&page.body, &other, &received).await);
 
-    let mail = mail.mail_to(EMAIL, 1).await;
-    assert_eq!(mail.subject(), "A token of yours was found in public");
+    let told = mail.mail_to(EMAIL, 2).await;
+    assert_eq!(told.subject(), "A token of yours was found in public");
+    // Another address is told; another description isn't.
+    let change = [("url", "https://other.example/"), ("token_leaked", ""), ("password", PASSWORD)];
+    for description in ["", "web shop"] {
+        let fields: Vec<_> = change.into_iter().chain([("description", description)]).collect();
+        let changed = ann.post(&format!("{PAGE}/{id}/edit"), &fields).await;
+        assert!(changed.status < 400, "{}: {}", changed.status, changed.body);
+    }
+    for number in [3, 4] {
+        let told = mail.mail_to(EMAIL, number).await;
+        assert_eq!(told.subject(), "Your notifications go to another address", "second webhook, change");
+    }
+    assert_eq!(site.store.waiting_mails().await.unwrap(), 0);
+    let mail = told;
+    // Nor what its user has written: anybody can sign up with a stranger's address.
+    assert!(!mail.text.contains("default") && !mail.text.contains("first"), "{}", mail.text);
     assert!(mail.text.contains("http://memgate.test/account/notifications"), "{}", mail.text);
     // What the finder of a token writes isn't sent in our name.
     assert!(!mail.text.contains("git.example"), "{}", mail.text);
@@ -202,7 +221,10 @@ async fn nothing_is_sent_to_addresses_that_are_not_public() {
     let (id, _) = create_for(&mut ann, &receiver.url()).await;
     ann.post(&format!("{PAGE}/{id}/test"), &[]).await;
     let error = async || site.store.webhook_deliveries(&id, None, 10).await.unwrap()[0].error.clone();
-    eventually("it has failed", async || error().await == "the address is not public").await;
+    eventually("it has failed", async || {
+        error().await == "the name leads to no address that webhooks may go to"
+    })
+    .await;
     assert_eq!(receiver.connections(), 0);
 }
 
@@ -227,6 +249,6 @@ async fn networks_of_caches_and_foreign_certificates_are_refused() {
     let (id, _) = create_for(&mut ann, &receiver.url()).await;
     ann.post(&format!("{PAGE}/{id}/test"), &[]).await;
     eventually("it has failed", async || !error(&id).await.is_empty()).await;
-    assert_eq!(error(&id).await, "the address is not public");
+    assert_eq!(error(&id).await, "the name leads to no address that webhooks may go to");
     assert!(receiver.received().is_empty());
 }
