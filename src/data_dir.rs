@@ -310,7 +310,9 @@ impl DataDir {
             database::require_trusted(&file)?;
             files.extend(database::all_files(&file));
         }
-        files.push(moved_database(&self.path.join(DATABASE_FOLDER).join(DATABASE_NAME)));
+        files.extend(database::all_files(&moved_database(
+            &self.path.join(DATABASE_FOLDER).join(DATABASE_NAME),
+        )));
         files.push(self.path.join(CREATED_MARKER));
         let mut existing = Vec::new();
         for file in files {

@@ -116,7 +116,7 @@ impl Store {
         if findings.is_empty() && !moves {
             return Ok(Detected::default());
         }
-        let added = self.record(source, findings, next, mail).await?;
+        let added = self.record(source, findings, next.zip(Some(ahead)), mail).await?;
         Ok(Detected { added, has_more })
     }
 
@@ -153,12 +153,13 @@ impl Store {
         })
     }
 
-    /// Adds the notifications of what was found, and marks it. Returns the kinds of those that are new.
+    /// Adds the notifications of what was found, and marks it. Moves the source's position, also back from behind a time that no
+    /// position is ahead of. Returns the kinds of those that are new.
     async fn record(
         &self,
         source: DetectedSource,
         mut findings: Vec<Finding>,
-        next: Option<Position>,
+        next: Option<(Position, Timestamp)>,
         mail: Option<&MailLimits>,
     ) -> Result<Vec<NotificationKind>, StoreError> {
         // As webhooks are locked: in one order, so that two web UIs don't deadlock.
@@ -174,7 +175,7 @@ impl Store {
                     }
                 }
             }
-            if let Some(Position { at, key }) = &next {
+            if let Some((Position { at, key }, ahead)) = &next {
                 sqlx::query(SET_POSITION).bind(source.name()).bind(at).bind(key).bind(ahead)
                     .execute(&mut *tx).await?;
             }

@@ -112,6 +112,7 @@ enum AccountMail {
     SecondFactorOn,
     SecondFactorOff,
     WrongCodes,
+    WebhookAddress,
     AddressTaken,
 }
 
@@ -129,6 +130,7 @@ impl AccountMail {
             MailKind::SecondFactorOn => Self::SecondFactorOn,
             MailKind::SecondFactorOff => Self::SecondFactorOff,
             MailKind::WrongCodes => Self::WrongCodes,
+            MailKind::WebhookAddress => Self::WebhookAddress,
             MailKind::AddressTaken | MailKind::AddressTakenByChange => Self::AddressTaken,
             MailKind::TokenLeaked | MailKind::Notification => return None,
         })
