@@ -21,7 +21,7 @@ use daemon::{Reload, Shutdown};
 use tokio::runtime::Runtime;
 
 use self::listeners::RoleListeners;
-pub(crate) use self::lock::{LockHolder, lock_holder};
+pub(crate) use self::lock::{LockHolder, health_address, lock_holder};
 use self::role_group::{GroupFolders, RoleGroup};
 use self::supervisor::Supervisor;
 use self::user_manager::RoleUser;
