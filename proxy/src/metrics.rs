@@ -19,8 +19,15 @@ use requests::{CountsByProtocol, RequestMetrics};
 use usage::Counts;
 
 /// The calls of the store that are counted.
-const STORE_CALLS: [&str; 6] =
-    ["read_feed", "read_grant", "write_heartbeat", "write_usage", "write_token_uses", "write_denials"];
+const STORE_CALLS: [&str; 7] = [
+    "read_feed",
+    "read_grant",
+    "write_heartbeat",
+    "write_usage",
+    "write_token_uses",
+    "write_denials",
+    "request_wake",
+];
 
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {

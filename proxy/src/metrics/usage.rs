@@ -252,7 +252,7 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::request::{ItemMeta, MetaFormat, TextFormat, ValueWanted};
+    use crate::protocol::request::{Fault, ItemMeta, MetaFormat, TextFormat, ValueWanted};
 
     //
     #[test]

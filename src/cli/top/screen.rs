@@ -8,7 +8,7 @@ use crate::output::escape_controls;
 /// Columns that are enough for all figures.
 pub(super) const WIDTH_MIN: usize = 80;
 /// Columns of all figures of a cache.
-const FIGURES_WIDTH: usize = 59;
+const FIGURES_WIDTH: usize = 56;
 /// Proxies that have a line; of a fleet, those that lag most.
 const PROXIES_MAX: usize = 6;
 
@@ -84,12 +84,10 @@ fn proxy_line(proxy: &ProxyView) -> String {
 }
 
 fn heading(name_width: usize) -> String {
-    columns("CACHE", name_width, ["STATE", "OPS/S", "HITS", "P99", "ERR/S", "MEMORY MB", "CONN"])
+    columns("CACHE", name_width, ["STATE", "OPS/S", "HITS", "P99", "ERR/S", "MEMORY", "CONN"])
 }
 
 fn cache_line(cache: &CacheView, name_width: usize) -> String {
-    let megabytes = |bytes: i64| (bytes >> 20).to_string();
-    let used = cache.memory_bytes.map_or_else(|| "-".to_owned(), megabytes);
     let name = format!("{} {}", cache.email, cache.cache);
     let rates = &cache.rates;
     let figures = [
@@ -98,7 +96,7 @@ fn cache_line(cache: &CacheView, name_width: usize) -> String {
         &hits(rates.hits_per_thousand),
         &latency(rates.p99_us),
         &rate(rates.errors_per_second),
-        &format!("{used}/{}", megabytes(cache.memory_limit_bytes)),
+        &memory(cache.memory_bytes, cache.memory_limit_bytes),
         &rates.connections.to_string(),
     ];
     columns(&name, name_width, figures)
@@ -108,7 +106,7 @@ fn columns(name: &str, name_width: usize, figures: [&str; 7]) -> String {
     let [state, ops, hits, p99, errors, memory, connections] = figures;
     let name = shortened(name, name_width);
     format!(
-        "{name:name_width$} {state:10} {ops:>7} {hits:>6} {p99:>6} {errors:>6} {memory:>11} {connections:>6}"
+        "{name:name_width$} {state:10} {ops:>6} {hits:>6} {p99:>6} {errors:>5} {memory:>10} {connections:>6}"
     )
 }
 
@@ -122,12 +120,19 @@ fn shortened(text: &str, width: usize) -> String {
     format!("{kept}~")
 }
 
-/// A rate in at most 7 characters.
+/// Used and maximum, in the unit that suits the maximum.
+fn memory(used: Option<i64>, max: i64) -> String {
+    let (shift, unit) = if max < 10_000 << 20 { (20, 'M') } else { (30, 'G') };
+    let used = used.map_or_else(|| "-".to_owned(), |bytes| (bytes >> shift).to_string());
+    format!("{used}/{}{unit}", max >> shift)
+}
+
+/// A rate in at most 6 characters.
 fn rate(per_second: f64) -> String {
     match per_second {
         ..100.0 => format!("{per_second:.1}"),
         100.0..1e5 => format!("{per_second:.0}"),
-        1e5..1e8 => format!("{:.0}k", per_second / 1e3),
+        1e5..1e7 => format!("{:.0}k", per_second / 1e3),
         _ => format!("{:.0}M", per_second / 1e6),
     }
 }
@@ -209,7 +214,7 @@ mod tests {
         assert_eq!(text.lines().count(), 24, "{text}");
         assert!(text.ends_with("more\n") && text.contains("8 changes behind"), "{text}");
         let row = text.lines().find(|line| line.contains("restarting")).unwrap();
-        for figure in [" 100000k ", " 100.0% ", " 8388ms ", " 99999 ", " 100000"] {
+        for figure in [" 100M ", " 100.0% ", " 8388ms ", " 99999 ", " 64/64G ", " 100000"] {
             assert!(row.contains(figure), "{figure:?} in {row}");
         }
     }
