@@ -3,6 +3,7 @@
 
 mod alerts;
 mod exposition;
+mod formats;
 mod prometheus;
 mod reference;
 mod runbook;
