@@ -34,7 +34,7 @@ pub(crate) struct Metrics {
     /// Client connections, authenticated or not.
     pub(crate) connections: Gauge,
     /// As many as there may be.
-    pub(crate) connections_limit: Gauge,
+    connections_limit: Gauge,
     /// Caches with an open session, each on one worker.
     pub(crate) active_caches: Gauge,
     /// Connections that have logged in.
@@ -42,7 +42,7 @@ pub(crate) struct Metrics {
     /// What clients' connections hold; see [`crate::buffers`].
     pub(crate) buffered: Gauge,
     /// As much as that may be.
-    pub(crate) buffered_limit: Gauge,
+    buffered_limit: Gauge,
     pub(crate) admission: AdmissionMetrics,
     logins: CounterBy,
     /// Failed logins whose reply was delayed because many had failed before.
@@ -214,6 +214,12 @@ impl Metrics {
             self.bytes.add(direction, bytes);
         }
         self.requests.add(requests);
+    }
+
+    /// Tells how many connections there may be, and how much they may hold in memory.
+    pub(crate) fn set_limits(&self, connections: usize, buffer_bytes: usize) {
+        self.connections_limit.set(i64::try_from(connections).unwrap_or(i64::MAX));
+        self.buffered_limit.set(i64::try_from(buffer_bytes).unwrap_or(i64::MAX));
     }
 
     /// The number of open client connections.

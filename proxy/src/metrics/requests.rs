@@ -14,7 +14,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::usage::add;
 use crate::protocol::request::{Fault, Outcome, ReplyFormat};
 
 /// Latency buckets, by powers of two of a microsecond: bucket `n` counts requests under `1 << n`, the last one all that
@@ -53,6 +52,10 @@ pub(crate) struct RequestCounts {
 
 /// The counts of all protocols.
 pub(crate) type CountsByProtocol = [RequestCounts; PROTOCOLS.len()];
+
+pub(super) fn add(sum: &Cell<u64>, more: u64) {
+    sum.set(sum.get().saturating_add(more));
+}
 
 fn index(format: ReplyFormat) -> usize {
     match format {

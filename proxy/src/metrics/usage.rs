@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use super::requests::{CountsByProtocol, RequestCounts, Requests};
+use super::requests::{CountsByProtocol, RequestCounts, Requests, add};
 use crate::protocol::request::{CommandKind, Outcome, ReplyFormat, Verb};
 
 /// When a request was read, in microseconds of the clock of [`Usage`].
@@ -63,10 +63,6 @@ pub(crate) struct Usage {
     /// Bytes both ways that were collected before.
     bytes_taken: Cell<u64>,
     large_values: Cell<bool>,
-}
-
-pub(super) fn add(sum: &Cell<u64>, more: u64) {
-    sum.set(sum.get().saturating_add(more));
 }
 
 fn add_len(sum: &Cell<u64>, len: usize) {
