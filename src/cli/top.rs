@@ -56,7 +56,8 @@ pub(crate) struct Top {
 impl Top {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
         let is_once = self.once || global.json;
-        if !is_once && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+        let has_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+        if !(is_once || has_terminal) {
             return Err(CliError::usage("this is no terminal", "add --once to print once, or --json"));
         }
         context::with_store(global, async |context: &Context| {

@@ -187,7 +187,7 @@ fn sort_by(caches: &mut [CacheView], sort: Sort) {
             caches.sort_by(|a, b| b.rates.operations_per_second.total_cmp(&a.rates.operations_per_second));
         }
         Sort::Errors => {
-            caches.sort_by(|a, b| b.rates.errors_per_second.total_cmp(&a.rates.errors_per_second))
+            caches.sort_by(|a, b| b.rates.errors_per_second.total_cmp(&a.rates.errors_per_second));
         }
         Sort::Hits => caches.sort_by_key(|it| it.rates.hits_per_thousand.unwrap_or(i64::MAX)),
         Sort::P99 => caches.sort_by_key(|it| Reverse(it.rates.p99_us)),
