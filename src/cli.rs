@@ -21,6 +21,7 @@ mod readiness;
 mod restore;
 mod status;
 mod token;
+mod top;
 mod up;
 mod upgrade;
 mod usage;
@@ -155,6 +156,7 @@ enum Command {
     /// Show the status of roles, store, Docker and caches
     #[command(after_help = STATUS_HELP)]
     Status,
+    Top(top::Top),
     /// Print a script that completes commands and options: bash, zsh, fish
     Completion(completion::Completion),
     /// Print the manual page
@@ -192,6 +194,7 @@ impl Args {
             Command::Audit(command) => command.run(global),
             Command::Config(command) => command.run(global),
             Command::Status => status::run(global),
+            Command::Top(top) => top.run(global),
             Command::Completion(completion) => completion.run(),
             Command::Manpage => completion::print_manpage(),
         }

@@ -12,13 +12,36 @@ use crate::role::Role;
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of a response that are read. Ours are far shorter.
 const RESPONSE_MAX: u64 = 64 << 10;
+const METRICS_MAX: u64 = 1 << 20;
 
 /// What the process at this address says of itself.
 ///
 /// # Errors
 /// Why nothing of memgate answers.
 pub(crate) async fn ask(health: SocketAddr) -> Result<Report, String> {
-    let response = tokio::time::timeout(TIMEOUT, get_status(health)).await;
+    let body = get(health, "/status", RESPONSE_MAX).await?;
+    let report = body.and_then(|body| serde_json::from_str(&body).ok());
+    report.ok_or_else(|| format!("another program answers on {health}"))
+}
+
+/// The metrics of the process at this address, in Prometheus's older text format.
+///
+/// # Errors
+/// Why nothing of memgate answers.
+pub(crate) async fn metrics(health: SocketAddr) -> Result<String, String> {
+    let body = get(health, "/metrics", METRICS_MAX).await?;
+    body.ok_or_else(|| format!("another program answers on {health}"))
+}
+
+/// The value of a series, whose labels are written as there.
+pub(crate) fn value(metrics: &str, series: &str) -> Option<f64> {
+    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    values.next()?.parse().ok().filter(|value: &f64| value.is_finite())
+}
+
+/// The body of a response, `None` if it isn't a success.
+async fn get(health: SocketAddr, path: &str, bytes_max: u64) -> Result<Option<String>, String> {
+    let response = tokio::time::timeout(TIMEOUT, exchange(health, path, bytes_max)).await;
     let response = match response {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
@@ -29,8 +52,7 @@ pub(crate) async fn ask(health: SocketAddr) -> Result<Report, String> {
     };
     let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
     let is_success = head.split(' ').nth(1) == Some("200");
-    let report = serde_json::from_str(body).ok().filter(|_| is_success);
-    report.ok_or_else(|| format!("another program answers on {health}"))
+    Ok(is_success.then(|| body.to_owned()))
 }
 
 /// Why a report isn't that of an installation's role, if it isn't (F-27).
@@ -47,12 +69,12 @@ pub(crate) fn foreign(report: &Report, role: Role, installation: &str) -> Option
     })
 }
 
-async fn get_status(health: SocketAddr) -> std::io::Result<String> {
+async fn exchange(health: SocketAddr, path: &str, bytes_max: u64) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(health).await?;
-    let request = format!("GET /status HTTP/1.1\r\nHost: {health}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {health}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut response = Vec::new();
-    stream.take(RESPONSE_MAX).read_to_end(&mut response).await?;
+    stream.take(bytes_max).read_to_end(&mut response).await?;
     Ok(String::from_utf8_lossy(&response).into_owned())
 }
 
@@ -81,6 +103,13 @@ mod tests {
         let swapped = foreign(&report, Role::Webui, "abc234").unwrap();
         assert!(swapped.contains("the proxy answers in its place"), "{swapped}");
         shutdown.begin();
+    }
+
+    #[test]
+    fn series_are_found_by_their_whole_name() {
+        let metrics = "# TYPE a gauge\na_limit 7\na 5.5\nb{kind=\"x\"} 1e3\nc NaN\n";
+        let found = ["a", "b{kind=\"x\"}", "b", "c", "d"].map(|series| value(metrics, series));
+        assert_eq!(found, [Some(5.5), Some(1000.0), None, None, None]);
     }
 
     // F-27, F-25.

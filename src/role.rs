@@ -6,6 +6,7 @@ mod hidden_sockets;
 mod installation_source;
 mod keepalive;
 mod priority;
+mod store_metrics;
 mod store_writes;
 
 use std::convert::Infallible;
@@ -372,6 +373,7 @@ async fn run_with_store(
     let opened = store_outage::until_open(shutdown, open, away).await?;
     let Some(store) = opened else { return Ok(()) };
     health.set_problem(STORE, None);
+    health.publish_metrics(store_metrics::of(store.clone()));
     shutdown.spawn(store_writes::report(store.clone(), health.clone(), shutdown.clone()));
     match role {
         Role::Provisioner => {

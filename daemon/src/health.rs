@@ -2,17 +2,18 @@
 //! it works. `health/endpoint.rs` serves it.
 
 mod endpoint;
+mod metrics;
 mod progress;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::http::ConnectionMetrics;
-use crate::metrics;
+use crate::metrics::register_process;
 
 pub use endpoint::{serve, serve_on};
 use progress::Loops;
@@ -86,7 +87,7 @@ struct Shared {
     /// Metrics of the process and of the endpoint.
     own_metrics: Registry,
     /// Those of the role, once it has some.
-    role_metrics: OnceLock<Registry>,
+    role_metrics: Mutex<Vec<Registry>>,
 }
 
 impl Default for Health {
@@ -119,7 +120,7 @@ impl Health {
     #[must_use]
     pub fn new(process: ProcessInfo) -> Self {
         let mut own_metrics = Registry::default();
-        metrics::register_process(&mut own_metrics);
+        register_process(&mut own_metrics);
         let connections = own_metrics.sub_registry_with_prefix("memgate_health");
         let connections = ConnectionMetrics::register(connections);
         Self(Arc::new(Shared {
@@ -128,7 +129,7 @@ impl Health {
             loops: Loops::default(),
             connections,
             own_metrics,
-            role_metrics: OnceLock::new(),
+            role_metrics: Mutex::default(),
         }))
     }
 
@@ -184,9 +185,9 @@ impl Health {
         self.0.loops.make_progress()
     }
 
-    /// Serves these metrics on `/metrics`, beside those of the process. Only the first call counts.
+    /// Serves these metrics on `/metrics` too. No two registries may have a name in common.
     pub fn publish_metrics(&self, metrics: Registry) {
-        let _ = self.0.role_metrics.set(metrics);
+        self.0.role_metrics.lock().unwrap_or_else(PoisonError::into_inner).push(metrics);
     }
 
     /// All of it.

@@ -16,7 +16,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 pub use calls::{CallMetrics, PendingCall};
 pub(crate) use process::register as register_process;
-pub(crate) use text::{CLASSIC, OPEN_METRICS, accepts_open_metrics, to_classic};
+pub use text::{MetricsText, encode};
 
 type Label = [(&'static str, &'static str); 1];
 

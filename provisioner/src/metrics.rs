@@ -50,7 +50,7 @@ const PARTS: [&str; 10] = [
 ];
 const CHECK_RESULTS: [CheckResult; 3] = [CheckResult::Passed, CheckResult::Failed, CheckResult::Unknown];
 /// The calls of the store that are counted.
-const STORE_CALLS: [&str; 7] = [
+const STORE_CALLS: [&str; 8] = [
     "leader_lock",
     "read_instances",
     "record_route",
@@ -58,6 +58,7 @@ const STORE_CALLS: [&str; 7] = [
     "record_statistics",
     "record_isolation",
     "record_upgrade",
+    "meter_memory",
 ];
 
 /// The provisioner's metrics. Cheap to clone.

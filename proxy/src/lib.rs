@@ -107,7 +107,7 @@ pub async fn run(
     let (workers, inboxes) = mailbox::channels(listeners.len());
     let usage = usage::spawn(store.clone(), config.listen, metrics.clone(), &shutdown);
     certificate.follow(health.clone(), reload, &shutdown);
-    metrics.connections_limit.set(i64::try_from(descriptors.connections).unwrap_or(i64::MAX));
+    metrics.set_limits(descriptors.connections, config.buffer_bytes());
     let wake_requests = wake::spawn(store.clone(), metrics.clone(), &shutdown);
     let wake_requester = WakeRequester::new(config.hold_wake(), wake_requests);
     let grants = Arc::new(Grants::new(store.clone(), token_key, metrics.clone()));

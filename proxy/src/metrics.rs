@@ -2,38 +2,47 @@
 
 pub(crate) mod admission;
 pub(crate) mod denials;
-mod latency;
+pub(crate) mod requests;
 pub(crate) mod usage;
 
-use std::sync::Arc;
-
-use daemon::metrics::{CallMetrics, CounterBy, GaugeBy, LastTime};
+use daemon::metrics::{CallMetrics, CounterBy, GaugeBy, LastTime, duration_histogram};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use rustls::HandshakeKind;
 
 use crate::login::outcome::LoginOutcome;
 use admission::AdmissionMetrics;
 use denials::Denials;
-use latency::Latency;
-use usage::{BUCKETS, Counts};
+use requests::{CountsByProtocol, RequestMetrics};
+use usage::Counts;
 
 /// The calls of the store that are counted.
-const STORE_CALLS: [&str; 5] = ["read_feed", "read_grant", "write_heartbeat", "write_usage", "write_denials"];
+const STORE_CALLS: [&str; 7] = [
+    "read_feed",
+    "read_grant",
+    "write_heartbeat",
+    "write_usage",
+    "write_token_uses",
+    "write_denials",
+    "request_wake",
+];
 
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     /// Client connections, authenticated or not.
     pub(crate) connections: Gauge,
     /// As many as there may be.
-    pub(crate) connections_limit: Gauge,
+    connections_limit: Gauge,
     /// Caches with an open session, each on one worker.
     pub(crate) active_caches: Gauge,
     /// Connections that have logged in.
     pub(crate) sessions: Gauge,
     /// What clients' connections hold; see [`crate::buffers`].
     pub(crate) buffered: Gauge,
+    /// As much as that may be.
+    buffered_limit: Gauge,
     pub(crate) admission: AdmissionMetrics,
     logins: CounterBy,
     /// Failed logins whose reply was delayed because many had failed before.
@@ -52,8 +61,7 @@ pub(crate) struct Metrics {
     lane_errors: CounterBy,
     operations: CounterBy,
     bytes: CounterBy,
-    errors: CounterBy,
-    latency: Arc<Latency>,
+    requests: RequestMetrics,
     pub(crate) store: CallMetrics,
     pub(crate) feed: FeedMetrics,
 }
@@ -66,7 +74,7 @@ pub(crate) struct LaneGauges {
 }
 
 /// How current the grants are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FeedMetrics {
     /// The revision up to which changes have been read.
     pub(crate) read: Gauge,
@@ -74,6 +82,10 @@ pub(crate) struct FeedMetrics {
     pub(crate) applied: Gauge,
     /// When the store last answered.
     pub(crate) last_contact: LastTime,
+    /// When all connections last were as the store said.
+    pub(crate) last_current: LastTime,
+    /// Seconds from reading a change to its applying to all connections.
+    pub(crate) apply: Histogram,
 }
 
 /// What a backend did that no instance of ours does.
@@ -105,6 +117,7 @@ impl Metrics {
             denials: Denials::register(proxy),
             lanes: LaneGauges { shared: lanes.of("shared"), dedicated: lanes.of("dedicated") },
             feed: FeedMetrics::register(proxy),
+            requests: RequestMetrics::register(proxy),
             store: CallMetrics::register(proxy.sub_registry_with_prefix("store"), &STORE_CALLS),
             ..Self::counters_by_label(proxy)
         };
@@ -115,6 +128,7 @@ impl Metrics {
             ("active_caches", "Caches with an open session", &metrics.active_caches),
             ("held_sessions", "Connections whose requests wait for their instance", &metrics.held_sessions),
             ("buffered_bytes", "Bytes of unfinished requests and unread replies", &metrics.buffered),
+            ("buffered_bytes_limit", "Bytes of them that there may be", &metrics.buffered_limit),
         ] {
             proxy.register(name, help, gauge.clone());
         }
@@ -134,7 +148,6 @@ impl Metrics {
         ] {
             proxy.register(name, help, counter.clone());
         }
-        registry.register_collector(Box::new(metrics.latency.clone()));
         metrics
     }
 
@@ -168,12 +181,6 @@ impl Metrics {
                 "direction",
                 &["in", "out"],
             ),
-            errors: by(
-                "request_errors",
-                "Requests that failed because the backend did not answer, by cause",
-                "cause",
-                &["unavailable", "timed_out"],
-            ),
             held_requests: by(
                 "held_requests",
                 "Requests that have waited for an instance that couldn't be reached, by outcome",
@@ -191,7 +198,7 @@ impl Metrics {
     }
 
     /// Adds the counts of one worker.
-    pub(crate) fn count(&self, counts: &Counts, latency: &[u64; BUCKETS]) {
+    pub(crate) fn count(&self, counts: &Counts, requests: &CountsByProtocol) {
         for (kind, count) in [
             ("hit", counts.hits),
             ("miss", counts.misses),
@@ -206,10 +213,13 @@ impl Metrics {
         for (direction, bytes) in [("in", counts.bytes_in), ("out", counts.bytes_out)] {
             self.bytes.add(direction, bytes);
         }
-        for (cause, errors) in [("unavailable", counts.unavailable), ("timed_out", counts.timed_out)] {
-            self.errors.add(cause, errors);
-        }
-        self.latency.add(counts.micros, latency);
+        self.requests.add(requests);
+    }
+
+    /// Tells how many connections there may be, and how much they may hold in memory.
+    pub(crate) fn set_limits(&self, connections: usize, buffer_bytes: usize) {
+        self.connections_limit.set(i64::try_from(connections).unwrap_or(i64::MAX));
+        self.buffered_limit.set(i64::try_from(buffer_bytes).unwrap_or(i64::MAX));
     }
 
     /// The number of open client connections.
@@ -259,7 +269,24 @@ impl FeedMetrics {
         let name = "feed_last_contact_timestamp_seconds";
         let last_contact =
             LastTime::register(proxy, name, "When the store last told whether there are changes");
-        Self { read, applied, last_contact }
+        let last_current = LastTime::register(
+            proxy,
+            "feed_last_current_timestamp_seconds",
+            "When all connections last were as the store said",
+        );
+        let apply = duration_histogram();
+        proxy.register(
+            "feed_apply_duration_seconds",
+            "Time from reading changes until they apply to all connections",
+            apply.clone(),
+        );
+        Self { read, applied, last_contact, last_current, apply }
+    }
+}
+
+impl Default for FeedMetrics {
+    fn default() -> Self {
+        Self::register(&mut Registry::default())
     }
 }
 

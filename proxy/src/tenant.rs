@@ -250,11 +250,11 @@ impl Tenant {
         if self.usage.is_reported() && is_same && used_tokens.is_empty() && !is_due {
             return None;
         }
-        let (counts, latency) = self.usage.take();
+        let (counts, requests) = self.usage.take();
         self.sessions.reset_peak();
         self.reported.set((connections, Instant::now()));
         let instance_id = instance_id.to_owned();
-        Some(UsageDelta { instance_id, counts, latency, connections, peak_connections, used_tokens })
+        Some(UsageDelta { instance_id, counts, requests, connections, peak_connections, used_tokens })
     }
 }
 

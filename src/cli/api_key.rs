@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn invalid_options_name_the_fix() {
         for (error, words) in [
-            (parse_scopes("read,admin").err(), "use read, tokens, caches or webhooks"),
+            (parse_scopes("read,admin").err(), "use read, tokens, caches, webhooks or metrics"),
             (parse_scopes(" , ").err(), "use some of"),
             (parse_expiry("0s").err(), "12h"),
             (parse_expiry("tomorrow").err(), "write it like 90s"),

@@ -135,10 +135,7 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
     let id = installation.as_deref().unwrap_or_default();
     // Who may not look at the lock is told so by the store.
     let up = up::lock_holder(data_dir).ok().flatten();
-    let address = |role: Role| {
-        let known = up.iter().flat_map(|up| &up.health).find(|(known, _)| *known == role);
-        known.map_or_else(|| role.health(settings), |(_, address)| *address)
-    };
+    let address = |role| up::health_address(up.as_ref(), role, settings);
     let [provisioner, proxy, webui] = Role::ALL.map(|role| ask_role(role, address(role), id));
     let (provisioner, proxy, webui, docker, store) = tokio::join!(
         provisioner,

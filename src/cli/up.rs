@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::listeners::RoleListeners;
 use self::lock::Lock;
-pub(crate) use self::lock::{LockHolder, lock_holder};
+pub(crate) use self::lock::{LockHolder, health_address, lock_holder};
 use self::role_group::{GroupFolders, RoleGroup};
 use self::supervisor::{Common, Outcome, Problems, SupervisedRole, Supervisor};
 use self::upgrade::{Inherited, Program};

@@ -1,6 +1,7 @@
 //! Two databases behind one type: an enum over concrete pools, and macros that expand one body for each.
 
 mod options;
+mod pool_use;
 pub(crate) mod postgres;
 mod renewable_pool;
 pub(crate) mod schema;
@@ -14,9 +15,10 @@ use std::time::Duration;
 use sqlx::{Postgres, Sqlite, Transaction};
 
 pub use self::options::{LockWait, StoreOptions};
+pub use self::pool_use::PoolUse;
 pub(crate) use self::renewable_pool::RenewablePool;
 use crate::write_health::{Attempt, WriteLog};
-use crate::{StoreError, WriteHealth, error};
+use crate::{StoreError, WriteCounts, WriteHealth, error};
 
 pub use sqlite::file as sqlite_file;
 pub(crate) use sqlite::guard::lift_cpu_limit;
@@ -233,6 +235,12 @@ impl Store {
     #[must_use]
     pub fn write_health(&self) -> WriteHealth {
         self.writes.health()
+    }
+
+    /// How many writes of this store and its clones there were, and how long they took.
+    #[must_use]
+    pub fn write_counts(&self) -> WriteCounts {
+        self.writes.counts()
     }
 
     /// Closes all connections; SQLite then merges its write-ahead log into the file.

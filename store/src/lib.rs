@@ -63,6 +63,7 @@ mod user;
 mod wake;
 mod webhook;
 mod webhook_delivery;
+mod write_counts;
 mod write_health;
 
 pub use account::{NewPassword, UserChange};
@@ -78,7 +79,7 @@ pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
 pub use copy::CopyProgress;
 pub use database_role::{DatabaseRole, Password, RoleUser, postgres_tables};
-pub use db::{Database, LockWait, Store, StoreOptions, sqlite_file};
+pub use db::{Database, LockWait, PoolUse, Store, StoreOptions, sqlite_file};
 pub use denials::{DenialCause, DenialRecord, DenialTotal, UserDenial};
 pub use detection::{Detected, DetectedSource};
 pub use error::StoreError;
@@ -132,4 +133,5 @@ pub use webhook::{
     ClaimedDelivery, DeliveryOutcome, DisabledReason, Finished, WEBHOOKS_PER_USER_MAX, Webhook, WebhookFields,
 };
 pub use webhook_delivery::{DeliveryState, WebhookDelivery};
+pub use write_counts::WriteCounts;
 pub use write_health::{WriteFailure, WriteHealth};

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::StoreError;
+use crate::write_counts::{Counts, WriteCounts};
 
 /// A write that its caller gave up counts as failed after this time: then the database didn't answer.
 const GIVEN_UP_MIN: Duration = Duration::from_millis(500);
@@ -34,6 +35,7 @@ pub(crate) struct WriteLog(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
+    counts: Counts,
     success: Option<Instant>,
     failure: Option<Failure>,
 }
@@ -63,8 +65,13 @@ impl WriteLog {
         }
     }
 
-    fn succeeded(&self) {
+    pub(crate) fn counts(&self) -> WriteCounts {
+        self.entries().counts.snapshot()
+    }
+
+    fn succeeded(&self, took: Duration) {
         let mut entries = self.entries();
+        entries.counts.add(took);
         entries.success = Some(Instant::now());
         if let Some(failure) = entries.failure.take() {
             tracing::info!(seconds = failure.first.elapsed().as_secs(), "the store takes writes again");
@@ -74,6 +81,7 @@ impl WriteLog {
     fn failed(&self, error: &StoreError) {
         let (now, message) = (Instant::now(), format!("{error:?}"));
         let mut entries = self.entries();
+        entries.counts.add_failure();
         let first = entries.failure.as_ref().map_or(now, |failure| failure.first);
         if entries.failure.is_none() {
             tracing::warn!(message, "the store takes no writes");
@@ -97,7 +105,7 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     /// The database took the write.
     pub(crate) fn committed(&self) {
-        self.log.succeeded();
+        self.log.succeeded(self.started.elapsed());
     }
 
     /// Records a failure. A write that was rolled back, because it changes nothing or the database refused its content, says

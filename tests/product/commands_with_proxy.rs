@@ -11,19 +11,31 @@ pub(crate) struct RoleProcess(Child);
 
 impl RoleProcess {
     pub(crate) fn proxy(installation: &Installation) -> Self {
-        Self::start(installation, "proxy", installation.endpoint())
+        Self::start(installation, "proxy", installation.endpoint(), &[])
+    }
+
+    /// The same with settings, as environment variables.
+    pub(crate) fn proxy_with(installation: &Installation, settings: &[(&str, String)]) -> Self {
+        Self::start(installation, "proxy", installation.endpoint(), settings)
     }
 
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 
-    fn webui(installation: &Installation) -> Self {
-        Self::start(installation, "webui", installation.web())
+    pub(crate) fn webui(installation: &Installation) -> Self {
+        Self::start(installation, "webui", installation.web(), &[])
     }
 
-    fn start(installation: &Installation, name: &str, listen: SocketAddr) -> Self {
-        let role = Self(installation.memgate(&[name]).stderr(Stdio::null()).spawn().unwrap());
+    fn start(
+        installation: &Installation,
+        name: &str,
+        listen: SocketAddr,
+        settings: &[(&str, String)],
+    ) -> Self {
+        let mut role = installation.memgate(&[name]);
+        role.envs(settings.iter().map(|(name, value)| (name, value))).stderr(Stdio::null());
+        let role = Self(role.spawn().unwrap());
         wait_until(deadline_in(20), &format!("{name} listens"), || TcpStream::connect(listen).is_ok());
         role
     }

@@ -6,11 +6,13 @@
 mod account;
 mod auth;
 mod body;
+mod cache_figures;
 mod caches;
 mod certificates;
 mod connections;
 mod document;
 mod idempotency;
+mod metrics;
 mod notifications;
 mod operations;
 mod paging;
@@ -75,6 +77,7 @@ routes! {
     delete "/caches/{cache}" caches::delete;
     get "/caches/{cache}/statistics" statistics::show;
     get "/caches/{cache}/statistics/history" statistics::history;
+    get "/caches/{cache}/metrics" metrics::show;
     get "/caches/{cache}/usage" usage::list;
     get "/caches/{cache}/operations" operations::list;
     post "/caches/{cache}/operations" operations::create;

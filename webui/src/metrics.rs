@@ -64,13 +64,12 @@ impl Metrics {
                 "outcome",
                 ["success", "taken", "limited"],
             ),
-            // Each limit names itself.
             near_limit: CounterBy::register(
                 ours,
                 "sign_ups_near_limit",
                 "Accounts created while four fifths of a limit on all sign-ups are used up, by the limit",
                 "cause",
-                [],
+                ["sign_ups_in_total_per_hour", "accounts"],
             ),
             sign_ins: CounterBy::register(
                 ours,

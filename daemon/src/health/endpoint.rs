@@ -19,13 +19,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use tokio::net::TcpListener;
 
 use super::{Health, ProcessInfo, Report, STORE, STORE_WRITES};
 use crate::Shutdown;
 use crate::http::{self, ConnectionLimits};
-use crate::metrics::{self, CLASSIC, OPEN_METRICS};
+use crate::metrics::MetricsText;
 
 /// Binds the health port and serves it, in a task of `shutdown`, until the shutdown begins. Its few connections can't
 /// use up the role's file descriptors.
@@ -92,23 +91,12 @@ fn describe(process: &ProcessInfo) -> String {
     format!("{role} of installation {installation}, memgate {version}, process {pid}, running for {age} s\n")
 }
 
-/// In the format that is asked for, and otherwise in the older one, which all tools read.
 async fn encode_metrics(State(health): State<Health>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    match encode(&health) {
-        Ok(text) if metrics::accepts_open_metrics(accept) => {
-            ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
+    match super::metrics::encode(&health, accept) {
+        Ok(MetricsText { content_type, text }) => {
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
         }
-        Ok(text) => ([(header::CONTENT_TYPE, CLASSIC)], metrics::to_classic(&text)).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-}
-
-fn encode(health: &Health) -> Result<String, std::fmt::Error> {
-    let mut text = String::new();
-    for registry in [Some(&health.0.own_metrics), health.0.role_metrics.get()].into_iter().flatten() {
-        encode_registry(&mut text, registry)?;
-    }
-    encode_eof(&mut text)?;
-    Ok(text)
 }

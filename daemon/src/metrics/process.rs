@@ -41,6 +41,11 @@ impl Collector for ProcessCollector {
             ("process_resident_memory_bytes", "Memory in RAM", bytes(&status, "VmRSS:")),
             ("process_virtual_memory_bytes", "Address space", bytes(&status, "VmSize:")),
             ("process_threads", "Threads", number(&status, "Threads:")),
+            (
+                "memgate_memory_limit_bytes",
+                "Memory that the process may use: the machine's, or what its control groups allow",
+                u64::try_from(crate::memory::available_bytes()).unwrap_or(u64::MAX),
+            ),
         ] {
             encode(&mut encoder, name, help, &ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)))?;
         }

@@ -1,18 +1,44 @@
 //! The two text formats: OpenMetrics, which Prometheus asks for, and the older one, which tools like `promtool check
 //! metrics` read. They differ in the names that help and type belong to.
 
-/// The content type of OpenMetrics.
-pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// The content type of the older format.
-pub(crate) const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+use std::fmt::Error;
 
-/// Whether who sends this `Accept` header reads OpenMetrics.
-pub(crate) fn accepts_open_metrics(accept: &str) -> bool {
-    accept.contains("application/openmetrics-text")
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::registry::Registry;
+
+/// The content type of OpenMetrics.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The content type of the older format.
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Metrics as a response's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsText {
+    /// Its media type.
+    pub content_type: &'static str,
+    /// The body.
+    pub text: String,
+}
+
+/// Encodes registries, no two of which have a name in common, in the format that a request's `Accept` header asks for, and
+/// otherwise in the older one, which all tools read.
+///
+/// # Errors
+/// If a metric can't be formatted.
+pub fn encode(registries: &[&Registry], accept: &str) -> Result<MetricsText, Error> {
+    let mut text = String::new();
+    for registry in registries {
+        encode_registry(&mut text, registry)?;
+    }
+    encode_eof(&mut text)?;
+    if accept.contains("application/openmetrics-text") {
+        return Ok(MetricsText { content_type: OPEN_METRICS, text });
+    }
+    Ok(MetricsText { content_type: CLASSIC, text: to_classic(&text) })
 }
 
 /// Converts OpenMetrics to the older format.
-pub(crate) fn to_classic(open_metrics: &str) -> String {
+pub(super) fn to_classic(open_metrics: &str) -> String {
     let mut classic = String::with_capacity(open_metrics.len());
     // The help of the next type.
     let mut help = "";

@@ -150,10 +150,14 @@ impl Grants {
     /// Waits until the workers have applied all changes. If that takes too long, the next call waits again.
     async fn barrier(&self, workers: &[mpsc::Sender<Message>]) {
         let position = self.position.load(Ordering::Acquire);
-        if position > *self.applied.borrow() && mailbox::barrier(workers, STORE_TIMEOUT).await {
+        if position > *self.applied.borrow() {
+            if !mailbox::barrier(workers, STORE_TIMEOUT).await {
+                return;
+            }
             self.applied.send_replace(position);
             self.metrics.feed.applied.set(position);
         }
+        self.metrics.feed.last_current.set_now();
     }
 }
 
@@ -179,6 +183,7 @@ pub(crate) async fn follow(
         () = shutdown.begun() => return None,
     }
     grants.mark_alive();
+    grants.metrics.feed.last_current.set_now();
     health.ready();
     let progress = health.watch_loop("the task that follows the store");
     let (fatal, received) = oneshot::channel();
@@ -224,7 +229,7 @@ async fn keep_following(
     health: &Health,
 ) -> StoreError {
     // Changes whose grants couldn't be read yet; none may be lost.
-    let mut pending = Changes::default();
+    let mut pending = Pending::default();
     let mut forgotten_at = Instant::now();
     loop {
         if forgotten_at.elapsed() >= FORGET_INTERVAL {
@@ -237,6 +242,7 @@ async fn keep_following(
                 health.set_problem(STORE, None);
                 health.ready();
                 grants.barrier(workers).await;
+                pending.note_applied(grants);
             }
             Err(error @ StoreError::RolledBack) => return error,
             Err(error) => {
@@ -255,16 +261,37 @@ async fn keep_following(
 async fn step(
     grants: &Grants,
     feed: &mut Feed,
-    pending: &mut Changes,
+    pending: &mut Pending,
     workers: &[mpsc::Sender<Message>],
 ) -> Result<(), StoreError> {
-    if pending.revision == 0 {
+    if pending.changes.revision == 0 {
         let Some(changes) = poll(grants, feed).await? else { return Ok(()) };
-        *pending = changes;
+        pending.changes = changes;
+        pending.read_at.get_or_insert_with(Instant::now);
     }
-    grants.apply_changes(pending, workers).await?;
-    *pending = Changes::default();
+    grants.apply_changes(&pending.changes, workers).await?;
+    pending.changes = Changes::default();
     Ok(())
+}
+
+/// Changes that were read and don't apply to all connections yet.
+#[derive(Debug, Default)]
+struct Pending {
+    changes: Changes,
+    /// When the oldest of them were read.
+    read_at: Option<Instant>,
+}
+
+impl Pending {
+    /// Times the changes if the workers have applied all that were read.
+    fn note_applied(&mut self, grants: &Grants) {
+        if *grants.applied.borrow() < grants.position.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(read_at) = self.read_at.take() {
+            grants.metrics.feed.apply.observe(read_at.elapsed().as_secs_f64());
+        }
+    }
 }
 
 /// Returns the next changes, or `None` after a quiet interval. Silence is checked by reading the revision, because a

@@ -255,7 +255,7 @@ impl InFlight {
             Expected::Reply { kind, format, context_len, started_at, .. } => {
                 client.complete(format, kind, self.first_context(context_len), reply);
                 self.contexts.drain(..context_len);
-                self.usage.answered(kind, &reply.outcome, started_at, now);
+                self.usage.answered(kind, format, &reply.outcome, now.since(started_at));
             }
         }
         if client.mark_dirty() {

@@ -3,11 +3,8 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use crate::protocol::request::{CommandKind, Fault, Outcome, Verb};
-
-/// Latency buckets, by powers of two of a microsecond: bucket `n` counts requests under `1 << n`, the last one all that
-/// are longer.
-pub(crate) const BUCKETS: usize = 24;
+use super::requests::{CountsByProtocol, RequestCounts, Requests, add};
+use crate::protocol::request::{CommandKind, Outcome, ReplyFormat, Verb};
 
 /// When a request was read, in microseconds of the clock of [`Usage`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,19 +57,12 @@ pub(crate) struct Usage {
     arithmetic: Cell<u64>,
     touches: Cell<u64>,
     others: Cell<u64>,
-    unavailable: Cell<u64>,
-    timed_out: Cell<u64>,
+    requests: Requests,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
     /// Bytes both ways that were collected before.
     bytes_taken: Cell<u64>,
-    micros: Cell<u64>,
-    latency: [Cell<u64>; BUCKETS],
     large_values: Cell<bool>,
-}
-
-fn add(sum: &Cell<u64>, more: u64) {
-    sum.set(sum.get().saturating_add(more));
 }
 
 fn add_len(sum: &Cell<u64>, len: usize) {
@@ -90,14 +80,10 @@ pub(crate) struct Counts {
     pub(crate) touches: u64,
     /// Version, statistics, flushes.
     pub(crate) others: u64,
-    /// Those of the above that failed because the backend was unavailable.
-    pub(crate) unavailable: u64,
-    /// Those of the above that failed because the backend didn't answer in time.
-    pub(crate) timed_out: u64,
+    /// Those of the above that failed because the backend didn't answer.
+    pub(crate) errors: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
-    /// Total latency in microseconds.
-    pub(crate) micros: u64,
 }
 
 impl Counts {
@@ -111,11 +97,9 @@ impl Counts {
             (&mut self.arithmetic, later.arithmetic),
             (&mut self.touches, later.touches),
             (&mut self.others, later.others),
-            (&mut self.unavailable, later.unavailable),
-            (&mut self.timed_out, later.timed_out),
+            (&mut self.errors, later.errors),
             (&mut self.bytes_in, later.bytes_in),
             (&mut self.bytes_out, later.bytes_out),
-            (&mut self.micros, later.micros),
         ];
         for (sum, more) in sums {
             *sum = sum.saturating_add(more);
@@ -133,7 +117,7 @@ impl Counts {
             arithmetic: number(self.arithmetic),
             touches: number(self.touches),
             others: number(self.others),
-            errors: number(self.unavailable.saturating_add(self.timed_out)),
+            errors: number(self.errors),
             bytes_in: number(self.bytes_in),
             bytes_out: number(self.bytes_out),
         }
@@ -151,13 +135,10 @@ impl Usage {
             arithmetic: Cell::default(),
             touches: Cell::default(),
             others: Cell::default(),
-            unavailable: Cell::default(),
-            timed_out: Cell::default(),
+            requests: Requests::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
             bytes_taken: Cell::default(),
-            micros: Cell::default(),
-            latency: Default::default(),
             large_values: Cell::new(false),
         }
     }
@@ -182,13 +163,13 @@ impl Usage {
         Time(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// Counts a request that was answered.
+    /// Counts a request that was answered after `micros`.
     pub(crate) fn answered(
         &self,
         kind: CommandKind,
+        format: ReplyFormat,
         outcome: &Outcome<'_>,
-        asked: StartedAt,
-        now: StartedAt,
+        micros: u32,
     ) {
         let count = match kind {
             CommandKind::Get | CommandKind::Meta { verb: Verb::Get, .. } => match outcome {
@@ -204,17 +185,7 @@ impl Usage {
             CommandKind::Version => &self.others,
         };
         add(count, 1);
-        match outcome {
-            Outcome::Failed(Fault::Unavailable) => add(&self.unavailable, 1),
-            Outcome::Failed(Fault::TimedOut) => add(&self.timed_out, 1),
-            _ => {}
-        }
-        let micros = now.since(asked);
-        add(&self.micros, u64::from(micros));
-        let bucket = usize::try_from(u32::BITS - micros.leading_zeros()).unwrap_or(0).min(BUCKETS - 1);
-        if let Some(bucket) = self.latency.get(bucket) {
-            add(bucket, 1);
-        }
+        self.requests.answered(format, outcome, micros);
     }
 
     /// Counts a command that isn't about one key.
@@ -255,8 +226,9 @@ impl Usage {
     }
 
     /// Returns the counts since the last call, and resets them.
-    pub(crate) fn take(&self) -> (Counts, [u64; BUCKETS]) {
+    pub(crate) fn take(&self) -> (Counts, CountsByProtocol) {
         self.bytes_taken.set(self.bytes());
+        let requests = self.requests.take();
         let counts = Counts {
             hits: self.hits.take(),
             misses: self.misses.take(),
@@ -265,20 +237,18 @@ impl Usage {
             arithmetic: self.arithmetic.take(),
             touches: self.touches.take(),
             others: self.others.take(),
-            unavailable: self.unavailable.take(),
-            timed_out: self.timed_out.take(),
+            errors: requests.iter().map(RequestCounts::errors).fold(0, u64::saturating_add),
             bytes_in: self.bytes_in.take(),
             bytes_out: self.bytes_out.take(),
-            micros: self.micros.take(),
         };
-        (counts, std::array::from_fn(|at| self.latency.get(at).map_or(0, Cell::take)))
+        (counts, requests)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::request::{ItemMeta, ValueWanted};
+    use crate::protocol::request::{Fault, ItemMeta, MetaFormat, TextFormat, ValueWanted};
 
     //
     #[test]
@@ -292,28 +262,26 @@ mod tests {
     #[test]
     fn what_is_answered_is_counted_once() {
         let usage = Usage::new();
-        let asked = StartedAt(u32::MAX - 9);
-        for (kind, outcome) in [
-            (CommandKind::Get, Outcome::Value(ItemMeta::default(), b"x")),
-            (CommandKind::Meta { verb: Verb::Get, value: ValueWanted::Yes }, Outcome::Miss),
-            (CommandKind::Touch, Outcome::Failed(Fault::TimedOut)),
+        let micros = StartedAt(90).since(StartedAt(u32::MAX - 9));
+        let line = ReplyFormat::Text(TextFormat::Line { noreply: false });
+        let value = ReplyFormat::Text(TextFormat::Value { with_cas: false, last: true });
+        let meta = ReplyFormat::Meta(MetaFormat { verb: Verb::Get, quiet: false });
+        for (kind, format, outcome) in [
+            (CommandKind::Get, value, Outcome::Value(ItemMeta::default(), b"x")),
+            (CommandKind::Meta { verb: Verb::Get, value: ValueWanted::Yes }, meta, Outcome::Miss),
+            (CommandKind::Touch, line, Outcome::Failed(Fault::TimedOut)),
         ] {
-            usage.answered(kind, &outcome, asked, StartedAt(90));
+            usage.answered(kind, format, &outcome, micros);
         }
         usage.written(7);
-        let (counts, latency) = usage.take();
-        let expected = Counts {
-            hits: 1,
-            misses: 1,
-            touches: 1,
-            timed_out: 1,
-            bytes_out: 7,
-            micros: 300,
-            ..Counts::default()
-        };
+        let (counts, [text, meta, binary]) = usage.take();
+        let expected =
+            Counts { hits: 1, misses: 1, touches: 1, errors: 1, bytes_out: 7, ..Counts::default() };
         assert_eq!(counts, expected);
         // 100 us: more than 64, less than 128.
-        assert_eq!(latency[7], 3);
+        assert_eq!((text.latency[7], meta.latency[7], binary), (2, 1, RequestCounts::default()));
+        assert_eq!((text.micros, meta.micros), (200, 100));
+        assert_eq!((text.timed_out, text.unavailable, meta.errors()), (1, 0, 0));
         assert!(usage.is_reported());
         assert_eq!(usage.take().0, Counts::default());
         usage.read(1);

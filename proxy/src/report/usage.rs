@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use crate::metrics::Metrics;
-use crate::metrics::usage::{BUCKETS, Counts};
+use crate::metrics::requests::{CountsByProtocol, total_latency};
+use crate::metrics::usage::Counts;
 use crate::report::heartbeat;
 
 /// Interval between two writes to the store.
@@ -36,7 +37,7 @@ const INBOX_MAX: usize = 64;
 pub(crate) struct UsageDelta {
     pub(crate) instance_id: String,
     pub(crate) counts: Counts,
-    pub(crate) latency: [u64; BUCKETS],
+    pub(crate) requests: CountsByProtocol,
     pub(crate) connections: usize,
     /// The most connections at a time since the last report.
     pub(crate) peak_connections: usize,
@@ -124,7 +125,7 @@ impl UsageReporter {
                     self.used_tokens.insert(used.token, used);
                 }
             }
-            self.metrics.count(&entry.counts, &entry.latency);
+            self.metrics.count(&entry.counts, &entry.requests);
             self.add_one(hour, entry);
         }
     }
@@ -233,15 +234,14 @@ impl UsageReporter {
 impl UsageDelta {
     fn add(&mut self, later: &Self) {
         self.counts.add(&later.counts);
-        for (sum, more) in self.latency.iter_mut().zip(later.latency) {
-            *sum = sum.saturating_add(more);
-        }
+        self.requests.iter_mut().zip(&later.requests).for_each(|(sum, more)| sum.add(more));
         self.connections = later.connections;
         self.peak_connections = self.peak_connections.max(later.peak_connections);
     }
 
     fn report(self, hour: Timestamp) -> UsageReport {
-        let requests = self.latency.iter().enumerate().filter(|(_, requests)| **requests > 0);
+        let latency = total_latency(&self.requests);
+        let requests = latency.iter().enumerate().filter(|(_, requests)| **requests > 0);
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         UsageReport {
             hour,
@@ -265,9 +265,9 @@ mod tests {
 
     fn delta(hits: u64, connections: usize) -> UsageDelta {
         let counts = Counts { hits, ..Counts::default() };
-        let (latency, peak_connections) = ([0; BUCKETS], connections + 1);
+        let (requests, peak_connections) = (CountsByProtocol::default(), connections + 1);
         let (instance_id, used_tokens) = ("one".to_owned(), Vec::new());
-        UsageDelta { instance_id, counts, latency, connections, peak_connections, used_tokens }
+        UsageDelta { instance_id, counts, requests, connections, peak_connections, used_tokens }
     }
 
     async fn reporter(folder: &std::path::Path) -> UsageReporter {

@@ -174,7 +174,7 @@ impl Session {
         let unavailable = Outcome::Failed(Fault::Unavailable);
         self.responses.expect(read.kind);
         self.responses.complete(read.format, read.kind, &read.context, &unavailable.into());
-        usage.answered(read.kind, &unavailable, read.started_at, usage.now());
+        usage.answered(read.kind, read.format, &unavailable, usage.now().since(read.started_at));
         Ok(())
     }
 
@@ -194,6 +194,6 @@ impl Session {
         let mut context = Vec::new();
         protocol::reply_context(request, &mut context);
         self.responses.write_reply(request.format, kind, &context, &unavailable.into());
-        usage.answered(kind, &unavailable, self.responses.read_at(), usage.now());
+        usage.answered(kind, request.format, &unavailable, usage.now().since(self.responses.read_at()));
     }
 }

@@ -20,7 +20,7 @@ fn wait_for_requests(proxy: &TestProxy, count: f64) -> String {
     let deadline = Instant::now() + REPORT_TIMEOUT;
     loop {
         let metrics = proxy.metrics();
-        let counted = value(&metrics, "memgate_proxy_request_duration_seconds_count");
+        let counted = value(&metrics, "memgate_proxy_request_duration_seconds_count{protocol=\"text\"}");
         if counted >= count {
             assert!(counted - count < 0.5, "{counted} of {count}");
             return metrics;
@@ -37,7 +37,7 @@ fn buckets(metrics: &str) -> Vec<(f64, f64)> {
         let Some(rest) = line.strip_prefix("memgate_proxy_request_duration_seconds_bucket{le=\"") else {
             continue;
         };
-        let (bound, count) = rest.split_once("\"} ").unwrap();
+        let Some((bound, count)) = rest.split_once("\",protocol=\"text\"} ") else { continue };
         let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().unwrap() };
         let count: f64 = count.parse().unwrap();
         if count > before {
@@ -63,7 +63,10 @@ fn requests_that_come_with_the_login_are_as_fast_as_others() {
     stream.read_exact(&mut reply).unwrap();
     let elapsed = begun.elapsed().as_secs_f64();
     let metrics = wait_for_requests(&proxy, 1.0);
-    assert!(value(&metrics, "memgate_proxy_request_duration_seconds_sum") <= elapsed, "{elapsed}: {metrics}");
+    assert!(
+        value(&metrics, "memgate_proxy_request_duration_seconds_sum{protocol=\"text\"}") <= elapsed,
+        "{elapsed}: {metrics}"
+    );
 }
 
 #[test]
@@ -94,7 +97,7 @@ fn histogram_of_a_known_load_is_right_and_all_formats_parse() {
     clients.iter_mut().for_each(exchange);
     let longest = begun.elapsed();
     let metrics = wait_for_requests(&proxy, 2.0 * quick);
-    let sum = |metrics| value(metrics, "memgate_proxy_request_duration_seconds_sum");
+    let sum = |metrics| value(metrics, "memgate_proxy_request_duration_seconds_sum{protocol=\"text\"}");
     // A request's latency begins when the proxy reads it, which a busy machine delays.
     let (least, most) = ((LATENCY - all_sent).as_secs_f64() - 0.1, longest.as_secs_f64());
     let mean = (sum(&metrics) - sum(&before)) / quick;
@@ -140,7 +143,7 @@ fn errors_are_counted_by_cause() {
     ask("SERVER_ERROR backend unavailable\r\n");
     let metrics = wait_for_requests(&proxy, 3.0);
     for cause in ["timed_out", "unavailable"] {
-        let series = format!("memgate_proxy_request_errors_total{{cause=\"{cause}\"}}");
+        let series = format!("memgate_proxy_request_errors_total{{protocol=\"text\",cause=\"{cause}\"}}");
         assert!((value(&metrics, &series) - 1.0).abs() < 0.5, "{series} in {metrics}");
     }
 }

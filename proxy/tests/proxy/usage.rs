@@ -46,9 +46,10 @@ fn usage_is_counted() {
     for line in [
         "memgate_proxy_operations_total{kind=\"hit\"} 2",
         "memgate_proxy_operations_total{kind=\"other\"} 2",
-        "memgate_proxy_request_errors_total{cause=\"unavailable\"} 0",
-        "memgate_proxy_request_errors_total{cause=\"timed_out\"} 0",
-        "memgate_proxy_request_duration_seconds_count 9",
+        "memgate_proxy_request_errors_total{protocol=\"text\",cause=\"unavailable\"} 0",
+        "memgate_proxy_request_errors_total{protocol=\"binary\",cause=\"timed_out\"} 0",
+        "memgate_proxy_request_duration_seconds_count{protocol=\"text\"} 7",
+        "memgate_proxy_request_duration_seconds_count{protocol=\"meta\"} 2",
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }

@@ -223,6 +223,12 @@ pub(crate) fn lock_holder(data_dir: &DataDir) -> Result<Option<LockHolder>, CliE
     }
 }
 
+/// Where a role answers: as the running `memgate up` says, or the settings.
+pub(crate) fn health_address(up: Option<&LockHolder>, role: Role, settings: &Settings) -> SocketAddr {
+    let known = up.into_iter().flat_map(|up| &up.health).find(|(known, _)| *known == role);
+    known.map_or_else(|| role.health(settings), |(_, address)| *address)
+}
+
 /// Whether another open file holds the lock. Takes none itself.
 fn is_locked(file: &File) -> nix::Result<bool> {
     let mut found = whole_file();

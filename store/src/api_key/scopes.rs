@@ -14,6 +14,8 @@ pub enum ApiScope {
     Caches,
     /// Creating, changing and deleting webhooks, and sending to them.
     Webhooks,
+    /// Reading the metrics of caches, for a monitoring system.
+    Metrics,
 }
 
 /// A set of scopes, which may be empty.
@@ -27,7 +29,7 @@ pub struct ParseApiScopesError(String);
 
 impl ApiScope {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Tokens, Self::Caches, Self::Webhooks];
+    pub const ALL: [Self; 5] = [Self::Read, Self::Tokens, Self::Caches, Self::Webhooks, Self::Metrics];
 
     /// Its name in rows, JSON, forms and commands: `read`.
     #[must_use]
@@ -37,6 +39,7 @@ impl ApiScope {
             Self::Tokens => "tokens",
             Self::Caches => "caches",
             Self::Webhooks => "webhooks",
+            Self::Metrics => "metrics",
         }
     }
 
@@ -48,6 +51,7 @@ impl ApiScope {
             Self::Tokens => "Create, change, rotate and revoke tokens and certificates",
             Self::Caches => "Create, resize, restart and delete caches, and close connections",
             Self::Webhooks => "Create, change and delete webhooks, and send to them",
+            Self::Metrics => "Read the metrics of your caches, for Prometheus, and nothing else",
         }
     }
 
@@ -57,6 +61,7 @@ impl ApiScope {
             Self::Tokens => 2,
             Self::Caches => 4,
             Self::Webhooks => 8,
+            Self::Metrics => 16,
         }
     }
 }
@@ -65,7 +70,7 @@ impl ApiScopes {
     /// The empty set.
     pub const NONE: Self = Self(0);
     /// Every scope.
-    pub const ALL: Self = Self(15);
+    pub const ALL: Self = Self(31);
 
     /// Whether a scope is in this set.
     #[must_use]
@@ -140,7 +145,7 @@ mod tests {
             assert_eq!(scopes.names().count(), usize::try_from(bits.count_ones()).unwrap());
         }
         assert_eq!(ApiScope::ALL.into_iter().collect::<ApiScopes>(), ApiScopes::ALL);
-        assert_eq!(ApiScopes::ALL.list(" and "), "read, tokens, caches and webhooks");
+        assert_eq!(ApiScopes::ALL.list(" and "), "read, tokens, caches, webhooks and metrics");
         assert_eq!(" caches, read ".parse(), Ok(ApiScopes(5)));
         assert_eq!("read,admin".parse::<ApiScopes>(), Err(ParseApiScopesError("admin".into())));
     }

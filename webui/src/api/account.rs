@@ -37,7 +37,7 @@ struct ApiKeyView {
     /// The public half.
     id: String,
     name: String,
-    /// What it may do: some of `read`, `tokens`, `caches` and `webhooks`.
+    /// What it may do: some of `read`, `tokens`, `caches`, `webhooks` and `metrics`.
     scopes: Vec<&'static str>,
     created_at: DateTime,
     /// When it ends; `null` is never.

@@ -36,6 +36,9 @@ pub(super) struct Caches;
 /// Needs the scope `webhooks`.
 #[derive(Debug)]
 pub(super) struct Webhooks;
+/// Needs the scope `metrics`.
+#[derive(Debug)]
+pub(super) struct Metrics;
 
 impl RequiredScope for Read {
     const SCOPE: ApiScope = ApiScope::Read;
@@ -51,6 +54,10 @@ impl RequiredScope for Caches {
 
 impl RequiredScope for Webhooks {
     const SCOPE: ApiScope = ApiScope::Webhooks;
+}
+
+impl RequiredScope for Metrics {
+    const SCOPE: ApiScope = ApiScope::Metrics;
 }
 
 /// Extractor: the sender of a request, whose key has the scope `S`.

@@ -6,6 +6,7 @@ mod idempotency;
 mod keys;
 mod limits;
 mod matrix;
+mod metrics;
 mod reads;
 mod schemathesis;
 mod tokens;

@@ -110,7 +110,8 @@ impl Session {
             Err(DedicatedError::Lane(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
             Err(DedicatedError::Client(error)) => return Err(error),
         };
-        self.tenant.usage.answered(get.kind, &outcome, self.responses.read_at(), self.tenant.usage.now());
+        let usage = &self.tenant.usage;
+        usage.answered(get.kind, get.format, &outcome, usage.now().since(self.responses.read_at()));
         Ok(())
     }
 

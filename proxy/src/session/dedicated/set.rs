@@ -97,7 +97,8 @@ impl Session {
                 Outcome::Failed(fault)
             }
         };
-        self.tenant.usage.answered(store.kind, &outcome, responses.read_at(), self.tenant.usage.now());
+        let usage = &self.tenant.usage;
+        usage.answered(store.kind, store.format, &outcome, usage.now().since(responses.read_at()));
         Ok(ControlFlow::Continue(()))
     }
 

@@ -66,6 +66,7 @@ pub(crate) struct Form {
     tokens: Option<String>,
     caches: Option<String>,
     webhooks: Option<String>,
+    metrics: Option<String>,
     password: String,
     code: String,
 }
@@ -205,6 +206,7 @@ impl Form {
             ApiScope::Tokens => self.tokens.is_some(),
             ApiScope::Caches => self.caches.is_some(),
             ApiScope::Webhooks => self.webhooks.is_some(),
+            ApiScope::Metrics => self.metrics.is_some(),
         }
     }
 

@@ -139,7 +139,7 @@ async fn every_operation_needs_its_scope() {
         if needed.is_empty() {
             continue;
         }
-        assert_eq!(needed == "read", method == "GET", "{method} {path}");
+        assert_eq!(["read", "metrics"].contains(&&*needed), method == "GET", "{method} {path}");
         let path = path
             .replace("{operation}", &"a".repeat(24))
             .replace("{connection}", "1-1@none")
@@ -190,7 +190,10 @@ async fn account_shows_the_user_and_the_key() {
     let (_site, client) = start().await;
     let account: Value = json(&client.get("/account").await);
     assert_eq!((&account["email"], &account["state"]), (&"ann@example.com".into(), &"active".into()));
-    assert_eq!(account["api_key"]["scopes"], serde_json::json!(["read", "tokens", "caches", "webhooks"]));
+    assert_eq!(
+        account["api_key"]["scopes"],
+        serde_json::json!(["read", "tokens", "caches", "webhooks", "metrics"])
+    );
     assert_eq!(account["api_key"]["id"], id_of(&client.key).as_str());
     let plan = client.read("/plan").await;
     assert_eq!(
