@@ -12,6 +12,7 @@ mod database_url;
 mod global_args;
 mod health_check;
 mod key_file;
+mod locations;
 mod output;
 mod role;
 mod settings;
