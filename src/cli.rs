@@ -9,6 +9,8 @@ mod config;
 mod confirmation;
 mod connection;
 mod context;
+mod debug;
+mod doctor;
 mod down;
 mod image;
 mod instance;
@@ -76,6 +78,10 @@ const STATUS_HELP: &str = "\
 Examples:
   memgate status
   memgate status --json
+  memgate status --role proxy
+
+With --role, only that role's health endpoint is asked, for health checks of containers, where neither the store nor Docker can
+be reached.
 
 Exit status: 0 if everything is ready, else 1.";
 
@@ -152,7 +158,9 @@ enum Command {
     Config(config::ConfigCommand),
     /// Show the status of roles, store, Docker and caches
     #[command(after_help = STATUS_HELP)]
-    Status,
+    Status(status::StatusArgs),
+    Doctor(doctor::Doctor),
+    Debug(debug::Debug),
     /// Print a script that completes commands and options: bash, zsh, fish
     Completion(completion::Completion),
     /// Print the manual page
@@ -188,7 +196,9 @@ impl Args {
             Command::Restore(restore) => restore.run(global),
             Command::Audit(command) => command.run(global),
             Command::Config(command) => command.run(global),
-            Command::Status => status::run(global),
+            Command::Status(status) => status.run(global),
+            Command::Doctor(doctor) => doctor.run(global),
+            Command::Debug(debug) => debug.run(global),
             Command::Completion(completion) => completion.run(),
             Command::Manpage => completion::print_manpage(),
         }

@@ -12,13 +12,16 @@ use crate::role::Role;
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of a response that are read. Ours are far shorter.
 const RESPONSE_MAX: u64 = 64 << 10;
+/// Bytes of metrics, and how long they may take.
+const METRICS_MAX: u64 = 8 << 20;
+const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the process at this address says of itself.
 ///
 /// # Errors
 /// Why nothing of memgate answers.
 pub(crate) async fn ask(health: SocketAddr) -> Result<Report, String> {
-    let response = tokio::time::timeout(TIMEOUT, get_status(health)).await;
+    let response = tokio::time::timeout(TIMEOUT, response(health, "/status", RESPONSE_MAX)).await;
     let response = match response {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
@@ -47,12 +50,24 @@ pub(crate) fn foreign(report: &Report, role: Role, installation: &str) -> Option
     })
 }
 
-async fn get_status(health: SocketAddr) -> std::io::Result<String> {
+/// What the process at this address answers to a request for a path.
+///
+/// # Errors
+/// Why nothing answers.
+pub(crate) async fn get(health: SocketAddr, path: &str) -> Result<String, String> {
+    match tokio::time::timeout(METRICS_TIMEOUT, response(health, path, METRICS_MAX)).await {
+        Ok(Ok(response)) => Ok(response.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no response".to_owned()),
+    }
+}
+
+async fn response(health: SocketAddr, path: &str, most: u64) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(health).await?;
-    let request = format!("GET /status HTTP/1.1\r\nHost: {health}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {health}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut response = Vec::new();
-    stream.take(RESPONSE_MAX).read_to_end(&mut response).await?;
+    stream.take(most).read_to_end(&mut response).await?;
     Ok(String::from_utf8_lossy(&response).into_owned())
 }
 

@@ -16,6 +16,7 @@ mod locations;
 mod output;
 mod role;
 mod settings;
+mod store_clock;
 mod store_outage;
 mod system_users;
 mod trusted_folder;

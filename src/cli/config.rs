@@ -1,6 +1,6 @@
 //! `memgate config`: checks the settings.
 
-mod check;
+pub(super) mod check;
 
 use serde::Serialize;
 use serde_json::Value;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::ca;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::{self, CliError};
@@ -20,7 +21,7 @@ Examples:
   memgate migrate --data /var/lib/memgate
   memgate migrate --data /var/lib/memgate --roles
 
-`memgate up` does the same when it starts, without --roles.
+`memgate up` does the same when it starts, without --roles. Where roles run one by one, --certificate issues what it issues.
 
 With --roles, proxy, provisioner and web UI each get a user of their own in PostgreSQL, who may do what the role needs
 and nothing else: the web UI can't write where caches are, and the proxy can't read accounts. The user in store.url
@@ -40,6 +41,9 @@ pub(crate) struct Migrate {
     /// Give these users new passwords; restart the roles afterwards
     #[arg(long, requires = "roles")]
     new_passwords: bool,
+    /// Issue a new server certificate, signed by the installation's authority, as each start of `memgate up` does
+    #[arg(long)]
+    certificate: bool,
     /// Copy this installation's SQLite database to the PostgreSQL one, which must be empty: sqlite:FILE
     #[arg(long, value_name = "DATABASE", value_parser = transfer::parse_from)]
     from: Option<PathBuf>,
@@ -83,6 +87,9 @@ impl Migrate {
                 None
             };
             data_dir.close_store(&settings, &store).await;
+            if self.certificate && ca::is_needed(&settings) {
+                ca::issue_server_certificate(data_dir.path(), &settings, system_users.as_ref())?;
+            }
             let (copied_rows, old_database) = transferred.map(|it| (it.rows, it.kept)).unzip();
             Ok::<_, CliError>(Migrated {
                 installation,

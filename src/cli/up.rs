@@ -31,7 +31,7 @@ use crate::output::CliError;
 use crate::role::Role;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
-use crate::{ca, changed_settings, store_outage};
+use crate::{ca, changed_settings, store_clock, store_outage};
 
 pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     let settings = Settings::load(global)?;
@@ -125,7 +125,11 @@ impl Up {
         let bug = |error: std::io::Error| CliError::new(error.to_string(), "report this bug");
         let shutdown = Shutdown::on_signals("memgate").map_err(bug)?;
         let reload = Reload::on_hangup(&shutdown).map_err(bug)?;
-        let open = async || data_dir.open_or_create(&settings, system_users.as_ref()).await;
+        let open = async || {
+            let opened = data_dir.open_or_create(&settings, system_users.as_ref()).await?;
+            store_clock::require(&opened.0, true).await?;
+            Ok(opened)
+        };
         let opened = store_outage::until_open(&shutdown, open, |_| {}).await.inspect_err(|_| {
             if is_new {
                 DataDir::at(&named).remove_new(&settings);

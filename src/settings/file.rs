@@ -151,7 +151,9 @@ mod tests {
 
     #[test]
     fn line_of_a_setting_is_found() {
-        let file = file("# a\n[store]\n\nurl = \"x\"\n[webui]\nmail.password = \"y\"\n[webui.limits]\n  nosuch = 1\n");
+        let file = file(
+            "# a\n[store]\n\nurl = \"x\"\n[webui]\nmail.password = \"y\"\n[webui.limits]\n  nosuch = 1\n",
+        );
         for (key, line) in [
             ("store.url", Some(4)),
             ("webui.mail.password", Some(6)),
@@ -171,9 +173,12 @@ mod tests {
         let example = include_str!("../../deploy/debian/memgate.toml");
         assert!(!file(example).has_settings());
         assert!(file(&example.replace("#listen", "listen")).has_settings());
-        let everything = example.lines().map(|line| line.strip_prefix('#').filter(|line| line.contains(" = ")).unwrap_or(line));
+        let everything = example
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|line| line.contains(" = ")).unwrap_or(line));
         let everything: String = everything.map(|line| format!("{line}\n")).collect();
-        let settings = Figment::from(figment::providers::Serialized::defaults(crate::settings::Settings::default()));
+        let settings =
+            Figment::from(figment::providers::Serialized::defaults(crate::settings::Settings::default()));
         settings.merge(Toml::string(&everything)).extract::<crate::settings::Settings>().unwrap();
     }
 

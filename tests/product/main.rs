@@ -20,6 +20,7 @@ mod harness;
 mod health;
 mod life;
 mod lifecycle;
+mod load_balancers;
 mod machine;
 mod many_proxies;
 mod many_users;

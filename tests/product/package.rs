@@ -8,7 +8,8 @@ use crate::harness::{MEMGATE, is_root};
 use crate::machine::Machine;
 
 /// What lintian says of a package that isn't one of Debian's own.
-const SUPPRESSED: &str = "initial-upload-closes-no-bugs,description-synopsis-starts-with-article,non-standard-file-perm";
+const SUPPRESSED: &str =
+    "initial-upload-closes-no-bugs,description-synopsis-starts-with-article,non-standard-file-perm";
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
@@ -44,7 +45,9 @@ fn contents_are_complete(package: &str) {
         assert!(line.starts_with(access) && line.contains(" 0/0 "), "{line}");
     }
     let control = run("dpkg-deb", &["--info", package]);
-    for line in ["Package: memgate", "nftables", "Recommends: docker.io", "conffiles", "postinst", "prerm", "postrm"] {
+    for line in
+        ["Package: memgate", "nftables", "Recommends: docker.io", "conffiles", "postinst", "prerm", "postrm"]
+    {
         assert!(control.contains(line), "{line}: {control}");
     }
     run("lintian", &["--allow-root", "--fail-on", "error,warning", "--suppress-tags", SUPPRESSED, package]);
@@ -84,7 +87,9 @@ fn package_is_installed_used_upgraded_removed_and_purged() {
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(said == "inactive\ninactive\n" || said == "disabled\ndisabled\n", "{said}");
     }
-    machine.succeed("id memgate-proxy | grep 'groups=.*memgate-proxy'; id memgate-webui; ! test -e /var/lib/memgate");
+    machine.succeed(
+        "id memgate-proxy | grep 'groups=.*memgate-proxy'; id memgate-webui; ! test -e /var/lib/memgate",
+    );
 
     machine.succeed(
         "sed -i 's/^#endpoint = .*/endpoint = \"127.0.0.1:11211\"/' /etc/memgate/memgate.toml; \
@@ -114,11 +119,14 @@ fn package_is_installed_used_upgraded_removed_and_purged() {
 
     let printed = machine.succeed("apt-get -qq remove --yes memgate");
     assert!(printed.contains("caches keep running"), "{printed}");
-    machine.succeed("! systemctl is-active memgate.service; ! pgrep memgate; test -e /etc/memgate/memgate.toml");
+    machine
+        .succeed("! systemctl is-active memgate.service; ! pgrep memgate; test -e /etc/memgate/memgate.toml");
     let running = "docker ps --quiet --filter label=memgate=$(cat /var/lib/memgate/installation.id) | grep .";
     machine.succeed(running);
     let printed = machine.succeed("apt-get -qq purge --yes memgate");
-    for part in ["/var/lib/memgate stays", "docker ps --all --filter label=memgate=", "/var/backups/memgate stays"] {
+    for part in
+        ["/var/lib/memgate stays", "docker ps --all --filter label=memgate=", "/var/backups/memgate stays"]
+    {
         assert!(printed.contains(part), "{part}: {printed}");
     }
     machine.succeed(&format!("! test -e /etc/memgate; test -e /var/lib/memgate/token.key; {running}"));

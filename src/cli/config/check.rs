@@ -19,25 +19,25 @@ const CERTIFICATE_MAX: u64 = 1 << 20;
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Findings {
+pub(in crate::cli) struct Findings {
     /// What can't be used.
-    pub(super) problems: Vec<SettingError>,
+    pub(in crate::cli) problems: Vec<SettingError>,
     /// What is valid, and not what everybody wants.
-    pub(super) warnings: Vec<String>,
+    pub(in crate::cli) warnings: Vec<String>,
     /// What couldn't be looked at, and why.
-    pub(super) not_checked: Vec<String>,
+    pub(in crate::cli) not_checked: Vec<String>,
 }
 
 /// What can't be used, and how to fix it.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct SettingError {
-    pub(super) error: String,
-    pub(super) fix: String,
+pub(in crate::cli) struct SettingError {
+    pub(in crate::cli) error: String,
+    pub(in crate::cli) fix: String,
 }
 
 impl Findings {
     /// Checks all settings.
-    pub(super) fn of(settings: &Settings, data_dir: &DataDir) -> Self {
+    pub(in crate::cli) fn of(settings: &Settings, data_dir: &DataDir) -> Self {
         let mut findings = Self::default();
         findings.addresses(settings);
         findings.values(settings);
