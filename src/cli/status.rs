@@ -75,7 +75,7 @@ pub(super) struct RoleHealth {
     /// Where it was asked.
     address: SocketAddr,
     /// Who answered, also if that isn't this installation's role.
-    process: Option<ProcessInfo>,
+    pub(super) process: Option<ProcessInfo>,
     /// What the operator should see to in time.
     pub(super) notices: Vec<String>,
 }
