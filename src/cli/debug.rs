@@ -1,4 +1,4 @@
-//! `memgate debug`: a file for whoever helps: what memgate, its store and Docker say of themselves, without anything secret.
+//! `memgate debug`: a file for those who help with a problem: what memgate, its store and Docker say of themselves, without anything secret.
 
 mod contents;
 mod redaction;
@@ -18,7 +18,7 @@ use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::trusted_folder::{self, Use};
 
-/// Write a file for whoever helps with a problem: status, checks, metrics, log; no secrets and no e-mail addresses
+/// Write a file for those who help with a problem: status, checks, metrics, log; no secrets and no e-mail addresses
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -23,15 +23,19 @@ impl Composed {
         // Root trusts no folder that others may write.
         let folder = tempfile::Builder::new().prefix("memgate-compose").tempdir_in("/var/lib").unwrap();
         let proxies = [(); 2].map(|()| testkit::free_port());
-        let mut variables = format!("MG_PROJECT={PROJECT}\nMG_NETWORK=10.209.77\nMG_SUBNETS=10.208.0.0/16\nMG_READY_INSTANCES=0\n");
-        variables.push_str(&format!("MG_ENDPOINT={0}\nMG_PROXY1={0}\nMG_PROXY2={1}\n", proxies[0], proxies[1]));
+        let mut variables = format!(
+            "MG_PROJECT={PROJECT}\nMG_NETWORK=10.209.77\nMG_SUBNETS=10.208.0.0/16\nMG_READY_INSTANCES=0\n"
+        );
+        variables
+            .push_str(&format!("MG_ENDPOINT={0}\nMG_PROXY1={0}\nMG_PROXY2={1}\n", proxies[0], proxies[1]));
         for name in ["PROXY1_HEALTH", "PROXY2_HEALTH", "PROVISIONER_HEALTH", "WEBUI", "WEBUI_HEALTH"] {
             variables.push_str(&format!("MG_{name}={}\n", testkit::free_port()));
         }
         fs::write(folder.path().join("compose.env"), variables).unwrap();
         let composed = Self { folder, proxies };
         let output = composed.script("up", &["--binary", MEMGATE]);
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success() && stdout.ends_with("memgate is ready\n"), "{stdout}{stderr}");
         composed
     }
@@ -95,7 +99,10 @@ fn check_restrictions(containers: &[Value]) {
         assert_eq!(host["PidMode"] == "host", is_provisioner, "{service}");
         // Secrets are files: the environment is for everybody to read who may ask Docker.
         let environment = container["Config"]["Env"].to_string();
-        assert!(!environment.contains("postgres://") && !environment.contains("PASSWORD"), "{service}: {environment}");
+        assert!(
+            !environment.contains("postgres://") && !environment.contains("PASSWORD"),
+            "{service}: {environment}"
+        );
     }
 }
 
@@ -126,7 +133,15 @@ fn compose_serves_caches_through_both_proxies() {
     fs::write(&token, &ada.token).unwrap();
     let ca = composed.folder.path().join("data/ca.pem");
     for proxy in composed.proxies {
-        let arguments = ["doctor", "--connect", &proxy.to_string(), "--token-file", token.to_str().unwrap(), "--ca", ca.to_str().unwrap()];
+        let arguments = [
+            "doctor",
+            "--connect",
+            &proxy.to_string(),
+            "--token-file",
+            token.to_str().unwrap(),
+            "--ca",
+            ca.to_str().unwrap(),
+        ];
         let output = composed.memgate(&arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }

@@ -29,7 +29,11 @@ fn outcomes(output: &Output) -> BTreeMap<String, (String, String)> {
 
 fn problems(output: &Output) -> Vec<String> {
     let found = outcomes(output);
-    found.into_iter().filter(|(_, (outcome, _))| outcome == "problem").map(|(check, (_, text))| format!("{check}: {text}")).collect()
+    found
+        .into_iter()
+        .filter(|(_, (outcome, _))| outcome == "problem")
+        .map(|(check, (_, text))| format!("{check}: {text}"))
+        .collect()
 }
 
 #[test]
@@ -39,7 +43,19 @@ fn doctor_finds_nothing_wrong_with_what_works_and_names_what_does_not() {
     let output = product.run(&["doctor", "--json"]);
     assert!(output.status.success() && problems(&output).is_empty(), "{:?}", problems(&output));
     let found = outcomes(&output);
-    for check in ["settings", "data", "store", "keys", "docker", "firewall", "ports", "certificate", "proxy", "webui", "provisioner"] {
+    for check in [
+        "settings",
+        "data",
+        "store",
+        "keys",
+        "docker",
+        "firewall",
+        "ports",
+        "certificate",
+        "proxy",
+        "webui",
+        "provisioner",
+    ] {
         assert!(found.contains_key(check), "{check}: {found:?}");
     }
 
@@ -128,7 +144,8 @@ fn debug_file_has_no_secret_and_no_address() {
     let log = product.dir().join("careless.log");
     let mut file = File::create(&log).unwrap();
     writeln!(file, "ordinary line\ntoken {} key {key}", ada.token).unwrap();
-    writeln!(file, "mail of SECRETmailfile to {}, database postgres://SECRETlogin:x@127.0.0.1/x", ada.email).unwrap();
+    writeln!(file, "mail of SECRETmailfile to {}, database postgres://SECRETlogin:x@127.0.0.1/x", ada.email)
+        .unwrap();
     for secret in &secrets[2..] {
         writeln!(file, "secret=\"{secret}\"").unwrap();
     }

@@ -18,7 +18,11 @@ struct Balancer {
 
 impl Balancer {
     /// Starts a program with the example's text, for this machine's ports.
-    fn start(example: &str, product: &Product, command: impl FnOnce(&str, &tempfile::TempDir) -> Command) -> Self {
+    fn start(
+        example: &str,
+        product: &Product,
+        command: impl FnOnce(&str, &tempfile::TempDir) -> Command,
+    ) -> Self {
         let (dir, address) = (tempfile::tempdir().unwrap(), testkit::free_port());
         let [away, away_health] = [(); 2].map(|()| testkit::free_port());
         let text = read(example)
@@ -93,7 +97,8 @@ fn nginx_tries_the_next_proxy_and_passes_addresses() {
     let product = product();
     let balancer = Balancer::start("deploy/examples/nginx-stream.conf", &product, |text, dir| {
         let nginx = program("/usr/sbin/nginx", "nginx", dir.path());
-        let module = program("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", dir.path());
+        let module =
+            program("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", dir.path());
         let folder = dir.path().display();
         let config = format!(
             "load_module {};\ndaemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log stderr;\nevents {{}}\n{text}",

@@ -39,6 +39,7 @@ mod service;
 mod sign_ins;
 mod snippets;
 mod store_away;
+mod store_clock;
 mod store_transfer;
 mod supervision;
 mod text_client;
