@@ -99,14 +99,14 @@ pub(super) fn check_installation(global: &GlobalArgs) -> Result<Report, CliError
     // Who may not look at the lock is told so by the data's check.
     let up = up::lock_holder(&data_dir).ok().flatten();
     installation::settings(&settings, &data_dir, &mut report);
-    machine::ports(&settings, up.as_ref(), &mut report);
     machine::open_files(&settings, up.as_ref(), &mut report);
     machine::kernel(&mut report);
     machine::disk("disk of the data", data_dir.path(), &mut report);
     certificates::check(&settings, &data_dir, &mut report);
     let runtime = runtime()?;
-    runtime.block_on(installation::check(&settings, &data_dir, up.as_ref(), &mut report));
+    let runs = runtime.block_on(installation::check(&settings, &data_dir, up.as_ref(), &mut report));
     // What hangs is left behind.
     runtime.shutdown_background();
+    machine::ports(&settings, up.as_ref(), runs, &mut report);
     Ok(report)
 }

@@ -43,12 +43,13 @@ pub(super) fn settings(settings: &Settings, data_dir: &DataDir, report: &mut Rep
     }
 }
 
+/// Returns whether a role runs.
 pub(super) async fn check(
     settings: &Settings,
     data_dir: &DataDir,
     up: Option<&LockHolder>,
     report: &mut Report,
-) {
+) -> bool {
     let installation = match data_dir.installation_id() {
         Ok(id) => Some(id),
         Err(error) => {
@@ -64,8 +65,9 @@ pub(super) async fn check(
     check_docker(settings, data_dir, installation.as_deref(), report).await;
     if let Some(id) = &installation {
         machine::firewall(id, has_instances, report);
-        check_roles(settings, id, up, report).await;
+        return check_roles(settings, id, up, report).await;
     }
+    false
 }
 
 /// Returns whether there are instances that should run, if the store answers.
@@ -179,14 +181,22 @@ async fn check_docker(
     }
 }
 
-async fn check_roles(settings: &Settings, installation: &str, up: Option<&LockHolder>, report: &mut Report) {
+/// Returns whether one of them runs.
+async fn check_roles(
+    settings: &Settings,
+    installation: &str,
+    up: Option<&LockHolder>,
+    report: &mut Report,
+) -> bool {
     let address = |role: Role| {
         let known = up.iter().flat_map(|up| &up.health).find(|(known, _)| *known == role);
         known.map_or_else(|| role.health(settings), |(_, address)| *address)
     };
+    let mut runs = false;
     for role in Role::ALL {
         let asked = status::ask_role(role, address(role), installation).await;
         let message = asked.health.message.unwrap_or_default();
+        runs |= asked.health.ready;
         match (asked.health.ready, asked.process) {
             (true, _) if asked.notices.is_empty() => report.ok(role.name(), "ready"),
             (true, _) => report.warning(role.name(), message, "see `memgate status`"),
@@ -197,4 +207,5 @@ async fn check_roles(settings: &Settings, installation: &str, up: Option<&LockHo
             (false, Some(_)) => report.problem(role.name(), message, "see its log"),
         }
     }
+    runs
 }

@@ -25,10 +25,13 @@ const KERNEL: [(&str, u64, &str); 4] = [
     ),
 ];
 
-/// Whether the ports of all roles are free, or held by `memgate up`.
-pub(super) fn ports(settings: &Settings, up: Option<&LockHolder>, report: &mut Report) {
+/// Whether the ports of all roles are free, or held by `memgate up`, or by roles that run one by one.
+pub(super) fn ports(settings: &Settings, up: Option<&LockHolder>, runs: bool, report: &mut Report) {
     if let Some(up) = up {
         return report.ok("ports", format!("`memgate up` (process {}) holds them", up.pid));
+    }
+    if runs {
+        return report.ok("ports", "roles hold them");
     }
     let conflicts = port_check::conflicts(settings);
     if conflicts.is_empty() {
