@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde::Serialize;
 use store::Timestamp;
 
-use crate::docker::Docker;
 use crate::plan::Container;
 
 /// A Docker Engine.
@@ -40,14 +39,14 @@ pub struct ContainerInfo {
     pub generation: i64,
 }
 
-/// The installation's containers.
-pub(crate) async fn containers(docker: &Docker) -> Result<Vec<ContainerInfo>, crate::Error> {
-    let of = |container: Container| ContainerInfo {
-        state: format!("{:?}", container.state),
-        id: container.id,
-        instance: container.instance,
-        image: container.image,
-        generation: container.generation,
-    };
-    Ok(docker.containers().await?.into_iter().map(of).collect())
+impl From<Container> for ContainerInfo {
+    fn from(container: Container) -> Self {
+        Self {
+            state: format!("{:?}", container.state),
+            id: container.id,
+            instance: container.instance,
+            image: container.image,
+            generation: container.generation,
+        }
+    }
 }

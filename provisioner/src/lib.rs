@@ -287,5 +287,5 @@ pub async fn docker_info(config: &Config) -> Result<DockerInfo, Error> {
 /// If Docker doesn't answer.
 pub async fn containers(config: &Config, installation_id: &str) -> Result<Vec<ContainerInfo>, Error> {
     let docker = Docker::new(Names::new(installation_id)?, &config.docker_socket);
-    docker_info::containers(&docker).await
+    Ok(docker.containers().await?.into_iter().map(ContainerInfo::from).collect())
 }

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::client_tls;
+use super::client_tls::{self, Stream, millis};
 use super::report::Report;
 use crate::output::CliError;
 
@@ -34,10 +34,6 @@ pub(super) struct Target<'a> {
     pub(super) plaintext: bool,
     pub(super) key_prefix: &'a str,
 }
-
-/// An open connection, with or without TLS.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// The token in a file, or that of the environment.
 ///
@@ -272,10 +268,6 @@ async fn exchange(
         Err("the server answers at great length".to_owned())
     };
     timeout(TIMEOUT, exchanged).await.unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")))
-}
-
-pub(super) fn millis(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1_000.0)
 }
 
 #[cfg(test)]

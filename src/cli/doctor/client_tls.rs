@@ -1,4 +1,4 @@
-//! The TLS handshake of a client, with what is wrong with a certificate in words.
+//! A client's connection, and its TLS handshake, with what is wrong with a certificate in words.
 
 use std::io;
 use std::path::Path;
@@ -8,15 +8,19 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::certificates::Certificate;
-use super::client::{Stream, millis};
 use super::report::Report;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An open connection, with or without TLS.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// Makes a TLS connection; `None` if the certificate isn't one that clients accept.
 pub(super) async fn connect(
@@ -122,4 +126,8 @@ fn explain(error: &io::Error, host: &str, has_ca: bool) -> (String, &'static str
             "check that the endpoint is memgate's proxy, and nothing in between changes it",
         ),
     }
+}
+
+pub(super) fn millis(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1_000.0)
 }
