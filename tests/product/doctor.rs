@@ -120,7 +120,7 @@ fn debug_file_has_no_secret_and_no_address() {
     fs::write(
         &settings,
         format!(
-            "[webui]\ncontact = \"SECRETperson@example.org\"\nbase_url = \"http://SECRETbase.example.org\"\n[webui.mail]\n\
+            "[webui]\ncontact = \"SECRETperson@example.org\"\nbase_url = \"http://secretbase.example.org\"\n[webui.mail]\n\
              server = \"smtp://SECRETuser@127.0.0.1:25\"\nfrom = \"SECRETfrom@example.org\"\npassword_file = \"{}\"\n",
             mail.display()
         ),
@@ -135,7 +135,13 @@ fn debug_file_has_no_secret_and_no_address() {
         let url = read(name);
         url.split(':').nth(2).unwrap().split('@').next().unwrap().to_owned()
     });
-    let mut secrets = vec!["SECRET".to_owned(), ada.password.clone(), read("token.key"), read("lane.key")];
+    let mut secrets = vec![
+        "SECRET".to_owned(),
+        "secretbase".to_owned(),
+        ada.password.clone(),
+        read("token.key"),
+        read("lane.key"),
+    ];
     secrets.extend(roles);
     secrets.extend(read("server.key").lines().nth(1).map(str::to_owned));
     secrets.extend(key.rsplit('_').next().filter(|secret| !secret.is_empty()).map(str::to_owned));
@@ -146,7 +152,7 @@ fn debug_file_has_no_secret_and_no_address() {
     writeln!(file, "ordinary line\ntoken {} key {key}", ada.token).unwrap();
     writeln!(file, "mail of SECRETmailfile to {}, database postgres://SECRETlogin:x@127.0.0.1/x", ada.email)
         .unwrap();
-    for secret in &secrets[2..] {
+    for secret in &secrets[3..] {
         writeln!(file, "secret=\"{secret}\"").unwrap();
     }
     let bundle = product.dir().join("debug.tar");

@@ -6,14 +6,11 @@ use testkit::Postgres;
 
 use crate::harness::{Installation, Product, is_root};
 
-/// Lets the database tell another time from now on: its own function comes before PostgreSQL's.
+/// Lets the database tell another time from now on.
 fn move_clock(url: &str, seconds: i32) {
     let sql = format!(
-        "CREATE SCHEMA IF NOT EXISTS moved; \
-         CREATE OR REPLACE FUNCTION moved.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
-         'SELECT pg_catalog.clock_timestamp() + {seconds} * interval ''1 s'''; \
-         GRANT USAGE ON SCHEMA moved TO PUBLIC; \
-         ALTER DATABASE postgres SET search_path = moved, pg_catalog, public"
+        "CREATE OR REPLACE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE STRICT AS \
+         $$SELECT pg_catalog.statement_timestamp() + {seconds} * interval '1 s'$$"
     );
     Postgres::query(url, &sql);
 }
