@@ -56,7 +56,7 @@ fn contents_are_complete(package: &str) {
 /// What the user of a cache does, with bash alone: logs in, and runs requests.
 fn client(machine: &Machine, requests: &str) -> String {
     machine.succeed(&format!(
-        "TOKEN=$(jq -r .token ada.json); exec 3<>/dev/tcp/127.0.0.1/11211; \
+        "cd /root; TOKEN=$(jq -r .token ada.json); exec 3<>/dev/tcp/127.0.0.1/11211; \
          printf 'set auth 0 0 %d\\r\\n%s\\r\\n{requests}quit\\r\\n' ${{#TOKEN}} \"$TOKEN\" >&3; cat <&3"
     ))
 }
