@@ -102,3 +102,16 @@ prepare_machine() {
     ensure_docker
     ensure_bridge_filter
 }
+
+# Installs cargo-deb, which makes the Debian package, into $tools.
+ensure_cargo_deb() {
+    local wanted=3.8.0
+    # shellcheck disable=SC2154 # set by the caller
+    cargo_deb="$tools/bin/cargo-deb"
+    [ "$("$cargo_deb" --version 2>/dev/null)" = "cargo-deb $wanted" ] && return
+    say "installing cargo-deb $wanted (once, takes some minutes)"
+    # It compresses with the system's xz.
+    cargo install --quiet --debug --locked cargo-deb --version "$wanted" --no-default-features --root "$tools" \
+        --target-dir "$tools/build" || fail "can't install cargo-deb" "check that crates.io can be reached"
+    rm -rf "$tools/build"
+}

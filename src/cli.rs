@@ -9,6 +9,8 @@ mod config;
 mod confirmation;
 mod connection;
 mod context;
+mod debug;
+mod doctor;
 mod down;
 mod image;
 mod instance;
@@ -78,6 +80,10 @@ const STATUS_HELP: &str = "\
 Examples:
   memgate status
   memgate status --json
+  memgate status --role proxy
+
+With --role, only that role's health endpoint is asked, for health checks of containers, where neither the store nor Docker can
+be reached.
 
 Exit status: 0 if everything is ready, else 1.";
 
@@ -155,8 +161,10 @@ enum Command {
     Config(config::ConfigCommand),
     /// Show the status of roles, store, Docker and caches
     #[command(after_help = STATUS_HELP)]
-    Status,
+    Status(status::StatusArgs),
     Top(top::Top),
+    Doctor(doctor::Doctor),
+    Debug(debug::Debug),
     /// Print a script that completes commands and options: bash, zsh, fish
     Completion(completion::Completion),
     /// Print the manual page
@@ -193,8 +201,10 @@ impl Args {
             Command::Restore(restore) => restore.run(global),
             Command::Audit(command) => command.run(global),
             Command::Config(command) => command.run(global),
-            Command::Status => status::run(global),
+            Command::Status(status) => status.run(global),
             Command::Top(top) => top.run(global),
+            Command::Doctor(doctor) => doctor.run(global),
+            Command::Debug(debug) => debug.run(global),
             Command::Completion(completion) => completion.run(),
             Command::Manpage => completion::print_manpage(),
         }

@@ -23,8 +23,9 @@ use store::{Database, LaneKey, LeaderLock, Store, StoreError, StoreOptions, Toke
 use self::entries::{create_file, exists, io_error};
 use crate::ca;
 use crate::global_args::GlobalArgs;
+use crate::locations::{SETTINGS_NAME, data_path};
 use crate::output::CliError;
-use crate::settings::{self, DATABASE_FOLDER, DATABASE_NAME, Settings, data_path};
+use crate::settings::{DATABASE_FOLDER, DATABASE_NAME, Settings};
 use crate::system_users::SystemUsers;
 use crate::trusted_folder::{self, Use};
 
@@ -429,7 +430,7 @@ impl DataDir {
             LOCK,
             CREATED_MARKER,
             DATABASE_FOLDER,
-            settings::FILE,
+            SETTINGS_NAME,
             DATABASE_NAME,
             installation::UNRECORDED_FILE,
         ];

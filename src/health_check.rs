@@ -12,7 +12,9 @@ use crate::role::Role;
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of a response that are read. Ours are far shorter.
 const RESPONSE_MAX: u64 = 64 << 10;
-const METRICS_MAX: u64 = 1 << 20;
+const METRICS_MAX: u64 = 8 << 20;
+/// How long an answer may take that nobody waits for at a terminal.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the process at this address says of itself.
 ///
@@ -31,6 +33,18 @@ pub(crate) async fn ask(health: SocketAddr) -> Result<Report, String> {
 pub(crate) async fn metrics(health: SocketAddr) -> Result<String, String> {
     let body = get(health, "/metrics", METRICS_MAX).await?;
     body.ok_or_else(|| format!("another program answers on {health}"))
+}
+
+/// What the process at this address answers to a request for a path, whatever the status.
+///
+/// # Errors
+/// Why nothing answers.
+pub(crate) async fn answer(health: SocketAddr, path: &str) -> Result<String, String> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, exchange(health, path, METRICS_MAX)).await {
+        Ok(Ok(response)) => Ok(response.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no response".to_owned()),
+    }
 }
 
 /// The value of a series, whose labels are written as there.

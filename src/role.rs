@@ -33,7 +33,7 @@ use crate::key_file::KeyFile;
 use crate::output::CliError;
 use crate::settings::Settings;
 use crate::system_users::{self, SystemUsers};
-use crate::{changed_settings, readable_file, store_outage};
+use crate::{changed_settings, readable_file, store_clock, store_outage};
 
 /// Time that a role's tasks have to finish once the shutdown has begun.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ const WEBUI_OOM_SCORE: u16 = 800;
 const PROXY_OOM_SCORE: u16 = 300;
 
 /// A process of an installation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Role {
     Provisioner,
     Proxy,
@@ -91,6 +91,11 @@ impl Role {
             Self::Proxy => DatabaseRole::Proxy,
             Self::Webui => DatabaseRole::Webui,
         }
+    }
+
+    /// Whether it decides what has expired: tokens, certificates, sessions.
+    fn judges_expiry(self) -> bool {
+        matches!(self, Self::Proxy | Self::Webui)
     }
 
     /// The address of its health endpoint.
@@ -369,7 +374,11 @@ async fn run_with_store(
         health.set_problem(STORE, Some(format!("the store is unavailable ({error})")));
         health.waiting(format!("waiting for the store ({error})"));
     };
-    let open = async || source.open_store(settings, role.name()).await;
+    let open = async || {
+        let store = source.open_store(settings, role.name()).await?;
+        store_clock::require(&store, role.judges_expiry()).await?;
+        Ok(store)
+    };
     let opened = store_outage::until_open(shutdown, open, away).await?;
     let Some(store) = opened else { return Ok(()) };
     health.set_problem(STORE, None);

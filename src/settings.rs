@@ -1,34 +1,31 @@
 //! Settings: defaults, then memgate.toml, then `MEMGATE_*`, then `--set`. Later ones take precedence; unknown
 //! keys are errors.
 
+mod file;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use daemon::telemetry::LogFormat;
 use figment::error::{Actual, Kind};
-use figment::providers::{Env, Format, Serialized, Toml};
-use figment::value::{Dict, Map, Value};
-use figment::{Figment, Metadata, Profile, Provider};
+use figment::providers::{Env, Serialized};
+use figment::value::Value;
+use figment::{Figment, Source};
 use serde::{Deserialize, Serialize};
-use store::{Database, StoreOptions, private_file};
+use store::{Database, StoreOptions};
 
-use crate::database_url;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
-use crate::trusted_folder::{self, Use};
+
+pub(crate) use self::file::SettingsFile;
 
 /// The setting of the endpoint, on which each of the proxy's threads that accept has a socket.
 pub(crate) const PROXY_LISTEN: &str = "proxy.listen";
-/// The file in the data directory.
-pub(crate) const FILE: &str = "memgate.toml";
 /// Where the data directory has the database: a folder that holds nothing but SQLite's files.
 pub(crate) const DATABASE_FOLDER: &str = "db";
 pub(crate) const DATABASE_NAME: &str = "memgate.db";
-/// Bytes that are read of a settings file.
-const FILE_LENGTH_MAX: u64 = 1 << 20;
 /// One connection follows the changes, the others do everything else.
 const CONNECTIONS_MIN: u32 = 2;
-const DEFAULT_DATA: &str = "data";
 
 /// All sections of memgate.toml.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -102,7 +99,8 @@ impl Settings {
     /// If a file can't be read, a key is unknown or a value is invalid.
     pub(crate) fn load(global: &GlobalArgs) -> Result<Self, CliError> {
         let mut given = Figment::new();
-        if let Some(file) = SettingsFile::read(global)? {
+        let file = SettingsFile::find(global)?;
+        if let Some(file) = &file {
             given = given.merge(file);
         }
         given = given.merge(environment());
@@ -117,7 +115,7 @@ impl Settings {
         let filter_given = given.contains("log.filter");
         let defaults = Serialized::defaults(Self::default());
         let mut settings: Self =
-            Figment::from(defaults).merge(given).extract().map_err(|error| explain(&error))?;
+            Figment::from(defaults).merge(given).extract().map_err(|error| explain(&error, file.as_ref()))?;
         if global.verbose > 0 && !filter_given {
             settings.log.filter = daemon::telemetry::default_filter(global.verbose);
         }
@@ -151,91 +149,10 @@ impl Settings {
     }
 }
 
-/// A settings file that this process may obey: no unprivileged role can have written it.
-struct SettingsFile {
-    path: PathBuf,
-    text: String,
-    /// Whether all users of the machine can read it.
-    is_public: bool,
-}
-
-impl SettingsFile {
-    /// The file that the command line names, or the data directory's if it exists.
-    fn read(global: &GlobalArgs) -> Result<Option<Self>, CliError> {
-        let path = global.config.clone().unwrap_or_else(|| data_path(global).join(FILE));
-        if path.symlink_metadata().is_ok() {
-            trusted_folder::require(path.parent().unwrap_or(Path::new("/")), Use::Shared)?;
-        }
-        let content = match private_file::read(&path, FILE_LENGTH_MAX, operator()) {
-            Ok(content) => content,
-            Err(error) if !error.is_not_found() => return Err(error.into()),
-            Err(_) if global.config.is_none() => return Ok(None),
-            Err(_) => {
-                let fix = "name an existing file with --config";
-                return Err(CliError::new(format!("no settings file {}", path.display()), fix));
-            }
-        };
-        let text = String::from_utf8(content.bytes).map_err(|_| {
-            CliError::new(format!("{} is not UTF-8 text", path.display()), "write it as TOML")
-        })?;
-        let file = Self { path, text, is_public: content.is_public };
-        file.require_private_password()?;
-        Ok(Some(file))
-    }
-
-    /// Refuses a file with a password that all users of the machine can read, as keys and the database are refused.
-    fn require_private_password(&self) -> Result<(), CliError> {
-        let text = Figment::from(Toml::string(&self.text));
-        let url = text.extract_inner::<String>("store.url");
-        let whose = if url.is_ok_and(|url| database_url::has_password(&url)) {
-            "the database's"
-        } else if text.contains("webui.mail.password") {
-            "the mail server's"
-        } else {
-            return Ok(());
-        };
-        if !self.is_public {
-            return Ok(());
-        }
-        let path = self.path.display();
-        Err(CliError::new(
-            format!("{path} holds {whose} password and can be read by everybody"),
-            format!("run `chmod o= {path}`"),
-        ))
-    }
-}
-
-impl Provider for SettingsFile {
-    fn metadata(&self) -> Metadata {
-        Metadata::from("TOML file", self.path.as_path())
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Toml::string(&self.text).data()
-    }
-}
-
-/// The user who became root with sudo: the settings file may be his.
-fn operator() -> Option<u32> {
-    let id = std::env::var("SUDO_UID").ok()?;
-    rustix::process::geteuid().is_root().then(|| id.parse().ok()).flatten()
-}
-
 /// Environment variables: `MEMGATE_PROXY__LISTEN` is proxy.listen. `MEMGATE_DATA` is a command-line option, and
 /// `MEMGATE_TEST_*` belong to the test suite.
 fn environment() -> Env {
     Env::prefixed("MEMGATE_").filter(|key| key != "data" && !key.starts_with("test_")).split("__")
-}
-
-/// The data directory: `--data` or `$MEMGATE_DATA`, else the directory of `--config`'s file, else `./data`.
-pub(crate) fn data_path(global: &GlobalArgs) -> PathBuf {
-    let named = global.data.clone().filter(|path| !path.as_os_str().is_empty());
-    let beside = || global.config.as_deref().and_then(Path::parent).map(Path::to_path_buf);
-    match named.or_else(beside) {
-        Some(path) if path.as_os_str().is_empty() => PathBuf::from("."),
-        Some(path) => path,
-        None => PathBuf::from(DEFAULT_DATA),
-    }
 }
 
 /// The address at which a client on this machine reaches a listener.
@@ -267,17 +184,18 @@ fn flatten(path: &str, value: serde_json::Value, keys: &mut Vec<(String, serde_j
     }
 }
 
-fn explain(error: &figment::Error) -> CliError {
+fn explain(error: &figment::Error, file: Option<&SettingsFile>) -> CliError {
     let from = error.metadata.as_ref().map_or_else(String::new, |metadata| match &metadata.source {
+        Some(source @ Source::File(_)) => {
+            let line = file.and_then(|file| file.line_of(&with_field(error)));
+            format!(" in {source}{}", line.map_or_else(String::new, |line| format!(":{line}")))
+        }
         Some(source) => format!(" in {source}"),
         None if metadata.name.contains("environment") => " in the environment (MEMGATE_*)".to_owned(),
         None => " in --set".to_owned(),
     });
-    let mut key = error.path.join(".");
-    if let Kind::UnknownField(field, _) = &error.kind {
-        if error.path.last() != Some(field) {
-            key = if key.is_empty() { field.clone() } else { format!("{key}.{field}") };
-        }
+    let key = with_field(error).join(".");
+    if let Kind::UnknownField(..) = &error.kind {
         let fix = match most_similar(&key) {
             Some(known) => format!("did you mean {known}?"),
             None => "remove it; `memgate config check` then lists all settings".to_owned(),
@@ -291,6 +209,17 @@ fn explain(error: &figment::Error) -> CliError {
     }
     let (what, fix) = in_words(&error.kind);
     CliError::new(format!("invalid setting {key}{from} ({what})"), fix)
+}
+
+/// The path of the setting that an error is about, which leaves out an unknown one.
+fn with_field(error: &figment::Error) -> Vec<String> {
+    let mut path = error.path.clone();
+    if let Kind::UnknownField(field, _) = &error.kind
+        && path.last() != Some(field)
+    {
+        path.push(field.clone());
+    }
+    path
 }
 
 /// What is wrong with a value, and what to write: without the names of Rust's types.
@@ -386,7 +315,7 @@ mod tests {
         ] {
             let value: Value = value.parse().unwrap();
             let settings = Figment::from(Serialized::defaults(Settings::default())).merge((key, value));
-            let error = explain(&settings.extract::<Settings>().unwrap_err()).to_string();
+            let error = explain(&settings.extract::<Settings>().unwrap_err(), None).to_string();
             assert!(error.contains(key), "{key}: {error}");
             assert!(parts.iter().all(|part| error.contains(part)), "{key}: {error}");
             for leak in ["usize", "f64", "struct", "boolean", "sequence", "variant", "expected"] {

@@ -22,9 +22,12 @@ use bollard::errors::Error as ApiError;
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use prometheus_client::metrics::counter::Counter;
 use store::{Timestamp, now};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
 
 use crate::Error;
+use crate::docker_info::DockerInfo;
 use crate::error::Cause;
 use crate::names::{LABEL, LABEL_CREATED, Names};
 
@@ -127,6 +130,24 @@ impl Docker {
         let reply = timeout(PING_TIMEOUT, client.version()).await;
         let reply = reply.map_err(|late| Error::DockerDown(late.into()))?;
         Ok(reply.map_err(|e| map_error("answer", e))?.version.unwrap_or_default())
+    }
+
+    /// Returns what Docker says of itself.
+    pub(crate) async fn info(socket: &Path) -> Result<DockerInfo, Error> {
+        let client = connect(socket)?;
+        let reply = timeout(PING_TIMEOUT, client.info()).await;
+        let reply =
+            reply.map_err(|late| Error::DockerDown(late.into()))?.map_err(|e| map_error("answer", e))?;
+        let clock = |text: String| OffsetDateTime::parse(&text, &Rfc3339).ok();
+        let millis = |clock: OffsetDateTime| i64::try_from(clock.unix_timestamp_nanos() / 1_000_000).ok();
+        Ok(DockerInfo {
+            version: reply.server_version.unwrap_or_default(),
+            root: reply.docker_root_dir.map(PathBuf::from),
+            clock: reply.system_time.and_then(clock).and_then(millis).map(Timestamp::from_millis),
+            storage_driver: reply.driver.unwrap_or_default(),
+            cgroup_version: reply.cgroup_version.map_or_else(String::new, |version| version.to_string()),
+            live_restore: reply.live_restore_enabled.unwrap_or_default(),
+        })
     }
 
     fn client(&self) -> Result<&Client, Error> {

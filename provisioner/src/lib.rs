@@ -11,6 +11,7 @@ mod conditions;
 mod config;
 mod desired;
 mod docker;
+mod docker_info;
 mod error;
 mod events;
 mod execute;
@@ -50,6 +51,7 @@ mod work_queue;
 
 pub use capacity::PromisedMemory;
 pub use config::Config;
+pub use docker_info::{ContainerInfo, DockerInfo};
 pub use error::Error;
 pub use image_status::ImageStatus;
 pub use teardown::Removed;
@@ -280,4 +282,21 @@ pub async fn foreign_resources(config: &Config, installation_id: &str) -> Result
 /// If Docker doesn't answer.
 pub async fn docker_version(config: &Config) -> Result<String, Error> {
     Docker::version(&config.docker_socket).await
+}
+
+/// Asks Docker how it is.
+///
+/// # Errors
+/// If it doesn't answer.
+pub async fn docker_info(config: &Config) -> Result<DockerInfo, Error> {
+    Docker::info(&config.docker_socket).await
+}
+
+/// Lists the containers of an installation.
+///
+/// # Errors
+/// If Docker doesn't answer.
+pub async fn containers(config: &Config, installation_id: &str) -> Result<Vec<ContainerInfo>, Error> {
+    let docker = Docker::new(Names::new(installation_id)?, &config.docker_socket);
+    Ok(docker.containers().await?.into_iter().map(ContainerInfo::from).collect())
 }

@@ -61,7 +61,7 @@ impl Descriptors {
 }
 
 /// All that `connections` need.
-fn wanted(connections: usize, workers: usize) -> usize {
+pub(crate) fn wanted(connections: usize, workers: usize) -> usize {
     let of_clients = connections.saturating_add(closing(connections)).saturating_add(lanes(connections));
     of_clients.saturating_add(fixed(workers))
 }

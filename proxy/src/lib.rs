@@ -79,6 +79,12 @@ pub fn check_certificate(config: &Config) -> Result<(), Error> {
     Certificate::load(config, &mut Registry::default()).map(drop)
 }
 
+/// How many files the process has to open for `proxy.connections`.
+#[must_use]
+pub fn wanted_files(config: &Config) -> usize {
+    descriptors::wanted(config.connections, config.workers())
+}
+
 /// Runs the proxy until shutdown: binds its port, follows the store, accepts connections. The caller serves the health
 /// endpoint.
 ///

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::ca;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::{self, CliError};
@@ -20,7 +21,7 @@ Examples:
   memgate migrate --data /var/lib/memgate
   memgate migrate --data /var/lib/memgate --roles
 
-`memgate up` does the same when it starts, without --roles.
+`memgate up` does the same when it starts, without --roles. Where roles run one by one, --certificate issues what it issues.
 
 With --roles, proxy, provisioner and web UI each get a user of their own in PostgreSQL, who may do what the role needs
 and nothing else: the web UI can't write where caches are, and the proxy can't read accounts. The user in store.url
@@ -43,6 +44,9 @@ pub(crate) struct Migrate {
     /// The database was restored by other means than `memgate restore`: end its sessions, links and mail that waits
     #[arg(long, conflicts_with = "from")]
     restored: bool,
+    /// Issue a new server certificate, signed by the installation's authority, as each start of `memgate up` does
+    #[arg(long)]
+    certificate: bool,
     /// Copy this installation's SQLite database to the PostgreSQL one, which must be empty: sqlite:FILE
     #[arg(long, value_name = "DATABASE", value_parser = transfer::parse_from)]
     from: Option<PathBuf>,
@@ -91,6 +95,9 @@ impl Migrate {
             };
             data_dir.close_store(&settings, &store).await;
             ended?;
+            if self.certificate && ca::is_needed(&settings) {
+                ca::issue_server_certificate(data_dir.path(), &settings, system_users.as_ref())?;
+            }
             let (copied_rows, old_database) = transferred.map(|it| (it.rows, it.kept)).unzip();
             let (role_files, open_connections) =
                 role_users.transpose()?.map(|it| (it.files, it.open_connections)).unzip();

@@ -24,8 +24,16 @@ use crate::settings::Settings;
 /// Time limit of a question to Docker or the store.
 const TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// Arguments of the command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Ask only this role whether it is ready
+    #[arg(long, value_name = "ROLE")]
+    role: Option<Role>,
+}
+
 #[derive(Debug, Default, Serialize)]
-struct Status {
+pub(super) struct Status {
     ready: bool,
     installation: Option<String>,
     /// The process of `memgate up`, if it runs.
@@ -54,22 +62,22 @@ struct Status {
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Health {
-    ready: bool,
+pub(super) struct Health {
+    pub(super) ready: bool,
     /// Why it isn't ready; for Docker, its version.
-    message: Option<String>,
+    pub(super) message: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct RoleHealth {
+pub(super) struct RoleHealth {
     #[serde(flatten)]
-    health: Health,
+    pub(super) health: Health,
     /// Where it was asked.
     address: SocketAddr,
     /// Who answered, also if that isn't this installation's role.
-    process: Option<ProcessInfo>,
+    pub(super) process: Option<ProcessInfo>,
     /// What the operator should see to in time.
-    notices: Vec<String>,
+    pub(super) notices: Vec<String>,
 }
 
 impl Health {
@@ -117,20 +125,36 @@ struct StoreContents {
     ready: usize,
 }
 
-pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
-    let settings = Settings::load(global)?;
-    let runtime = runtime()?;
-    let status = runtime.block_on(read_status(&settings, &DataDir::of(global)));
-    // What hangs is left behind.
-    runtime.shutdown_background();
-    output::print(global.json, &status, || status.describe())?;
-    if status.ready {
-        return Ok(());
+impl StatusArgs {
+    pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
+        let settings = Settings::load(global)?;
+        let runtime = runtime()?;
+        if let Some(role) = self.role {
+            return runtime.block_on(print_role(role, &settings, global.json));
+        }
+        let status = runtime.block_on(read_status(&settings, &DataDir::of(global)));
+        // What hangs is left behind.
+        runtime.shutdown_background();
+        output::print(global.json, &status, || status.describe())?;
+        if status.ready {
+            return Ok(());
+        }
+        Err(CliError::new("not everything is ready", "the lines with `not ready` name the reasons"))
     }
-    Err(CliError::new("not everything is ready", "the lines with `not ready` name the reasons"))
 }
 
-async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
+/// Asks one role on this machine, of whichever installation it is.
+async fn print_role(role: Role, settings: &Settings, json: bool) -> Result<(), CliError> {
+    let failed = |why: String| CliError::new(format!("{} isn't ready ({why})", role.title()), "see its log");
+    let report = health_check::ask(role.health(settings)).await.map_err(failed)?;
+    if let Some(other) = health_check::foreign(&report, role, &report.process.installation) {
+        return Err(failed(other));
+    }
+    output::print(json, &report, || if report.ready { "ready".to_owned() } else { "not ready".to_owned() })?;
+    if report.ready { Ok(()) } else { Err(failed(report.message.unwrap_or_default())) }
+}
+
+pub(super) async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
     let installation = data_dir.installation_id();
     let id = installation.as_deref().unwrap_or_default();
     // Who may not look at the lock is told so by the store.
@@ -181,7 +205,7 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
 }
 
 /// Asks the process at `address`. Ready means: it is this installation's role, it is ready, and it has no problem.
-async fn ask_role(role: Role, address: SocketAddr, installation: &str) -> RoleHealth {
+pub(super) async fn ask_role(role: Role, address: SocketAddr, installation: &str) -> RoleHealth {
     let report = match health_check::ask(address).await {
         Ok(report) => report,
         Err(why) => {

@@ -40,7 +40,7 @@ use crate::output::CliError;
 use crate::role::Role;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
-use crate::{ca, changed_settings, store_outage};
+use crate::{ca, changed_settings, store_clock, store_outage};
 
 /// Arguments of `memgate up`.
 #[derive(Debug, clap::Args)]
@@ -305,7 +305,11 @@ impl Up {
     /// Migrates the store, and makes what roles need; returns the installation's id. `None` if the shutdown begins meanwhile.
     async fn prepare(&self, shutdown: &Shutdown) -> Result<Option<String>, CliError> {
         let Self { settings, data_dir, named, is_new, system_users, ca, .. } = self;
-        let open = async || data_dir.open_or_create(settings, system_users.as_ref()).await;
+        let open = async || {
+            let opened = data_dir.open_or_create(settings, system_users.as_ref()).await?;
+            store_clock::require(&opened.0, true).await?;
+            Ok(opened)
+        };
         let opened = store_outage::until_open(shutdown, open, |_| {}).await.inspect_err(|_| {
             if *is_new {
                 DataDir::at(named).remove_new(settings);

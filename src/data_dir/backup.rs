@@ -11,15 +11,16 @@ use store::private_file::{self, Access};
 use super::entries::{exists, io_error};
 use super::{CREATED_MARKER, DataDir, database, installation, keys, role_users};
 use crate::ca;
+use crate::locations::SETTINGS_NAME;
 use crate::output::CliError;
-use crate::settings::{self, DATABASE_FOLDER, Settings};
+use crate::settings::{DATABASE_FOLDER, Settings, SettingsFile};
 use crate::system_users::SystemUsers;
 
 /// Without these there is no installation.
 const REQUIRED: [&str; 3] = [installation::FILE, keys::TOKEN_KEY, keys::LANE_KEY];
 /// These may be missing. The server's certificate isn't among them: each start issues another.
 const OPTIONAL: [&str; 6] =
-    [ca::CA, ca::CA_KEY, settings::FILE, role_users::FILES[0], role_users::FILES[1], role_users::FILES[2]];
+    [ca::CA, ca::CA_KEY, SETTINGS_NAME, role_users::FILES[0], role_users::FILES[1], role_users::FILES[2]];
 /// Bytes that are read of one of them, which is shorter.
 pub(crate) const FILE_LENGTH_MAX: u64 = 1 << 20;
 
@@ -49,7 +50,12 @@ impl DataDir {
     pub(crate) fn files_to_back_up(&self) -> Result<Vec<(&'static str, Vec<u8>)>, CliError> {
         let mut files = Vec::new();
         for name in REQUIRED.into_iter().chain(OPTIONAL) {
-            let path = self.path().join(name);
+            let mut path = self.path().join(name);
+            if name == SETTINGS_NAME
+                && let Some(settings) = SettingsFile::path_for(self.path())?
+            {
+                path = settings;
+            }
             if exists(&path)? || REQUIRED.contains(&name) {
                 let content = private_file::read(&path, FILE_LENGTH_MAX, None)?;
                 files.push((name, content.bytes));
@@ -87,7 +93,8 @@ impl DataDir {
     ) -> Result<(), CliError> {
         for (name, bytes) in files {
             let path = self.path().join(name);
-            if name == settings::FILE && exists(&path)? {
+            let is_settings = name == SETTINGS_NAME;
+            if is_settings && (exists(&path)? || SettingsFile::path_for(self.path())?.is_some()) {
                 continue;
             }
             let mode = if [installation::FILE, ca::CA].contains(&name.as_str()) { 0o644 } else { 0o600 };

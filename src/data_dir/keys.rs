@@ -7,12 +7,15 @@ use std::path::Path;
 use store::private_file::{self, Access};
 use store::{KeyFingerprint, LaneKey, Store, TokenKey};
 
+use super::DataDir;
 use super::entries::{exists, io_error};
 use crate::output::CliError;
 use crate::system_users::SystemUsers;
 
 pub(super) const TOKEN_KEY: &str = "token.key";
 pub(super) const LANE_KEY: &str = "lane.key";
+/// Bytes that are read of a key file, which is shorter.
+const SECRET_LENGTH_MAX: u64 = 4 << 10;
 
 /// The name of a key file that exists.
 ///
@@ -119,5 +122,14 @@ pub(crate) fn compare_fingerprints(
             format!("the database doesn't tell whether {} is the right key", path.display()),
             "run `memgate migrate` once, on a machine whose keys are the installation's",
         )),
+    }
+}
+
+impl DataDir {
+    /// The keys as their files hold them, as far as this user may read them: what must not be told to anybody.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let read = |name| private_file::read(&self.path().join(name), SECRET_LENGTH_MAX, None).ok();
+        let text = |content: private_file::Content| String::from_utf8_lossy(&content.bytes).trim().to_owned();
+        [TOKEN_KEY, LANE_KEY].into_iter().filter_map(read).map(text).collect()
     }
 }

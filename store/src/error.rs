@@ -36,9 +36,15 @@ pub enum StoreError {
     NotWal,
     /// A newer memgate has migrated the database.
     #[error(
-        "the database is from a newer memgate (migration {0}): install that version, or restore a backup"
+        "the database is from a newer memgate (its migration is {found}, memgate {} knows {known}): install that version, \
+         or restore a backup", env!("CARGO_PKG_VERSION")
     )]
-    NewerSchema(i64),
+    NewerSchema {
+        /// The migration that this version doesn't know.
+        found: i64,
+        /// The newest that it knows.
+        known: i64,
+    },
     /// An older memgate made the database, and perhaps still uses it.
     #[error(
         "the database is from an older memgate (migration {found} of {needed}): stop the older version, then run \

@@ -1,4 +1,4 @@
-//! The reverse proxies of docs/operating.md in front of the web UI: signing in, the visitors' addresses, and event streams.
+//! The reverse proxies of deploy/examples in front of the web UI: signing in, the visitors' addresses, and event streams.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use crate::documents::{Background, fenced, program};
+use crate::documents::{Background, program, read};
 use crate::harness::{Installation, Product, deadline_in, signal, wait_until};
 
 const HOST: &str = "cache.example.org";
@@ -22,8 +22,9 @@ fn product() -> Product {
     let installation = Installation::new();
     let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operating.md")).unwrap();
     let mut up = installation.memgate(&["up", "--set", "webui.limits.leak_reports_per_minute=1"]);
+    let examples = ["deploy/examples/nginx-webui.conf", "deploy/examples/Caddyfile"].map(read);
     for setting in ["base_url = \"https://cache.example.org\"", "trusted_proxies = [\"127.0.0.1\"]"] {
-        assert!(document.contains(setting), "{setting}");
+        assert!(document.contains(setting) && examples.iter().all(|it| it.contains(setting)), "{setting}");
         let (key, value) = setting.split_once(" = ").unwrap();
         up.args(["--set", &format!("webui.{key}={value}")]);
     }
@@ -59,7 +60,7 @@ impl Site {
         fs::write(&root, key.cert.pem()).unwrap();
         fs::write(dir.path().join("privkey.pem"), key.signing_key.serialize_pem()).unwrap();
         let folder = dir.path().display().to_string();
-        let example = fenced("docs/operating.md", "nginx")
+        let example = read("deploy/examples/nginx-webui.conf")
             .replace("/etc/letsencrypt/live/cache.example.org", &folder)
             .replace("listen 443 ssl", &format!("listen {address} ssl"))
             .replace("127.0.0.1:8080", &web.to_string());
@@ -80,7 +81,7 @@ impl Site {
     fn caddy(web: SocketAddr) -> Self {
         let (dir, address) = (tempfile::tempdir().unwrap(), testkit::free_port());
         let caddy = program("/usr/bin/caddy", "caddy", dir.path());
-        let example = fenced("docs/operating.md", "caddy").replace("127.0.0.1:8080", &web.to_string());
+        let example = read("deploy/examples/Caddyfile").replace("127.0.0.1:8080", &web.to_string());
         let options = format!(
             "{{\nadmin off\nlocal_certs\nskip_install_trust\nauto_https disable_redirects\nhttps_port {}\n}}\n",
             address.port()

@@ -23,9 +23,9 @@ pub(in crate::cli) struct Findings {
     /// What can't be used.
     pub(in crate::cli) problems: Vec<SettingError>,
     /// What is valid, and not what everybody wants.
-    pub(super) warnings: Vec<String>,
+    pub(in crate::cli) warnings: Vec<String>,
     /// What couldn't be looked at, and why.
-    pub(super) not_checked: Vec<String>,
+    pub(in crate::cli) not_checked: Vec<String>,
 }
 
 /// What can't be used, and how to fix it.

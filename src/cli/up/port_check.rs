@@ -14,13 +14,13 @@ use crate::settings::Settings;
 /// # Errors
 /// Names all that can't be bound.
 pub(crate) fn require_free(settings: &Settings) -> Result<(), CliError> {
-    let mut conflicts = Vec::new();
-    for (key, address) in settings.listeners() {
-        if let Err(error) = Port::bind(address, 1) {
-            conflicts.push(explain(key, address, &error));
-        }
-    }
-    CliError::all(conflicts).map_or(Ok(()), Err)
+    CliError::all(conflicts(settings)).map_or(Ok(()), Err)
+}
+
+/// The addresses that can't be bound, each with its fix.
+pub(crate) fn conflicts(settings: &Settings) -> Vec<(String, String)> {
+    let failed = |(key, address)| Some(explain(key, address, &Port::bind(address, 1).err()?));
+    settings.listeners().into_iter().filter_map(failed).collect()
 }
 
 /// What is wrong with an address, and how to fix it.

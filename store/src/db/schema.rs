@@ -28,17 +28,22 @@ pub(super) fn require_current(
     let Some((found, _)) = applied.last() else { return Err(StoreError::NoTables(what.to_owned())) };
     for (version, checksum) in &applied {
         let Some(known) = MIGRATIONS.iter().find(|known| known.version == *version) else {
-            return Err(StoreError::NewerSchema(*version));
+            return Err(StoreError::NewerSchema { found: *version, known: newest() });
         };
         if known.checksum.as_ref() != checksum.as_slice() {
             return Err(StoreError::Migrate(MigrateError::VersionMismatch(*version)));
         }
     }
-    let needed = MIGRATIONS.iter().map(|known| known.version).max().unwrap_or_default();
+    let needed = newest();
     if applied.len() < MIGRATIONS.iter().count() {
         return Err(StoreError::OlderSchema { found: *found, needed });
     }
     Ok(())
+}
+
+/// The newest migration of this version.
+fn newest() -> i64 {
+    MIGRATIONS.iter().map(|known| known.version).max().unwrap_or_default()
 }
 
 /// Creates the tables, or brings them up to date.
@@ -46,7 +51,7 @@ pub(super) fn require_current(
 /// `run_direct`, because the future of `run` is `Send` for some lifetimes only (a limit of today's compiler).
 pub(crate) async fn migrate<C: Migrate>(connection: &mut C) -> Result<(), StoreError> {
     MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) => StoreError::NewerSchema(version),
+        MigrateError::VersionMissing(found) => StoreError::NewerSchema { found, known: newest() },
         MigrateError::Execute(error) => error.into(),
         MigrateError::ExecuteMigration(error, _) if error::is_disk_full(&error) => {
             StoreError::DiskFull(error)

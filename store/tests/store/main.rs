@@ -37,6 +37,7 @@ mod errors;
 mod feed;
 mod files;
 mod image_upgrades;
+mod inspection;
 mod instance_events;
 mod isolation_checks;
 mod key_fingerprints;

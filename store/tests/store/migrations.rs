@@ -63,8 +63,15 @@ async fn newer_schema_is_refused(db: TestDb) {
     .unwrap();
     for _ in 0..2 {
         let error = Store::open(&db.database()).await.unwrap_err();
-        assert!(matches!(error, StoreError::NewerSchema(9999)), "{error:?}");
-        assert!(error.to_string().contains("install that version"), "{error}");
+        assert!(matches!(error, StoreError::NewerSchema { found: 9999, .. }), "{error:?}");
+        let text = error.to_string();
+        for part in [
+            "migration is 9999",
+            concat!("memgate ", env!("CARGO_PKG_VERSION"), " knows"),
+            "install that version",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 }
 

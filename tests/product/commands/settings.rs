@@ -12,7 +12,7 @@ fn unknown_settings_are_rejected_in_every_layer() {
     let file = installation.dir().join("typo.toml");
     fs::write(&file, "[proxy]\nlisen = \"127.0.0.1:1\"\n").unwrap();
     let (error, fix) = failure(&installation, &["config", "check", "--config", file.to_str().unwrap()], 1);
-    assert!(error.contains("proxy.lisen") && error.contains("typo.toml"), "{error}");
+    assert!(error.contains("proxy.lisen") && error.contains("typo.toml:2"), "{error}");
     assert!(fix.contains("proxy.listen"), "{fix}");
 
     for (name, key, suggestion) in [
