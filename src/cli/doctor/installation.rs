@@ -120,7 +120,7 @@ async fn check_contents(
         Ok(()) => report.ok("keys", "they are the store's"),
         Err(error) => report.error("keys", error),
     }
-    if !data_dir.has_role_users()? && settings.store.url.is_some() {
+    if !data_dir.has_role_users(settings)? && settings.store.url.is_some() {
         let fix = "run `memgate migrate --roles`, then restart";
         report.warning("database users", "all roles use one, with all rights", fix);
     }

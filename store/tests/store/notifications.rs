@@ -438,7 +438,7 @@ async fn notifications_at_will_push_out_no_others(db: TestDb) {
     assert_eq!(count(NotificationKind::Test).await, 20);
     for _ in 0..25 {
         store.disable_webhook(&webhook, DisabledReason::Gone, None).await.unwrap();
-        store.enable_webhook(&webhook).await.unwrap();
+        store.change_webhook(&webhook, None, Some(true)).await.unwrap();
         // Each is told of another time.
         db.execute("UPDATE notifications SET period = id WHERE kind = 'webhook_disabled'").await.unwrap();
     }
