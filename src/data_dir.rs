@@ -9,6 +9,7 @@ mod database;
 mod entries;
 mod installation;
 mod keys;
+mod open_store;
 mod role_users;
 pub(crate) mod store_options;
 
@@ -18,7 +19,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use store::private_file::{self, Access};
-use store::{Database, LaneKey, LeaderLock, Store, StoreError, StoreOptions, TokenKey};
+use store::{Database, LaneKey, LeaderLock, Store, StoreError, TokenKey};
 
 use self::entries::{create_file, exists, io_error};
 use crate::ca;
@@ -192,15 +193,6 @@ impl DataDir {
         installation::require(&self.path)
     }
 
-    /// Opens the store of an existing installation for a command; close it with [`DataDir::close_store`]. A command that only
-    /// reads changes nothing and waits for no lock; one that writes waits for it, and says so.
-    ///
-    /// # Errors
-    /// If there is none, or the store belongs to another one, or has tables of another version.
-    pub(crate) async fn open_store(&self, settings: &Settings) -> Result<Store, CliError> {
-        self.open_with(settings, &store_options::of_command(settings)).await
-    }
-
     /// Makes the settings name the installation's own certificate, if it has one and they name none: a proxy that runs alone
     /// speaks TLS as one of `memgate up` does.
     pub(crate) fn use_own_certificate(&self, settings: &mut Settings) {
@@ -209,48 +201,6 @@ impl DataDir {
             settings.proxy.tls_certificate = Some(certificate);
             settings.proxy.tls_key = Some(key);
             settings.webui.ca_certificate.get_or_insert_with(|| self.path.join(ca::CA));
-        }
-    }
-
-    /// Opens the store of an existing installation for a role.
-    ///
-    /// # Errors
-    /// As [`DataDir::open_store`].
-    pub(crate) async fn open_role_store(&self, settings: &Settings, role: &str) -> Result<Store, CliError> {
-        self.open_with(settings, &store_options::of_role(settings, role)).await
-    }
-
-    async fn open_with(&self, settings: &Settings, options: &StoreOptions) -> Result<Store, CliError> {
-        let store = Store::open_existing(&self.existing_database(settings)?, options).await?;
-        installation::compare_with(&self.path, store.installation_id().await?)?;
-        Ok(store)
-    }
-
-    fn existing_database(&self, settings: &Settings) -> Result<Database, CliError> {
-        self.require_initialized()?;
-        let database = settings.database(&self.path);
-        if let Database::Sqlite(file) = &database {
-            database::require_trusted(file)?;
-            self.require_database(file)?;
-            database::restore_log_files(file);
-        }
-        Ok(database)
-    }
-
-    /// Checks that this version can use the store, once it is migrated perhaps. Changes nothing.
-    ///
-    /// # Errors
-    /// As [`DataDir::open_store`], but for a store of an earlier version.
-    pub(crate) async fn require_usable_store(&self, settings: &Settings) -> Result<(), CliError> {
-        let (database, options) = (self.existing_database(settings)?, store_options::of_command(settings));
-        match Store::open_existing(&database, &options).await {
-            Ok(store) => {
-                let same = installation::compare_with(&self.path, store.installation_id().await?);
-                self.close_store(settings, &store).await;
-                same
-            }
-            Err(StoreError::OlderSchema { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 

@@ -39,6 +39,7 @@ mod transport;
 mod worker;
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use daemon::{Process, Shutdown, listener};
@@ -125,7 +126,7 @@ pub async fn run(
     let heartbeat = Heartbeat::new(store.clone(), config.listen);
     heartbeat.spawn(grants.applied(), metrics.store.clone(), &drained);
     connections::spawn(store, heartbeat.id().to_owned(), workers.clone(), &drained);
-    let (outbox, leaving) = takeover::outbox();
+    let (leaving, sessions) = takeover::channel();
     let shared = Arc::new(Shared {
         admission_limiter: AdmissionLimiter::new(
             descriptors.connections,
@@ -139,7 +140,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         drained: drained.clone(),
         takeover: takeover.clone(),
-        outbox,
+        leaving,
         config,
         health,
         certificate,
@@ -161,9 +162,17 @@ pub async fn run(
     if let Some(predecessor) = takeover.take_predecessor() {
         takeover::spawn_receiver(predecessor, shared.clone())?;
     }
-    takeover::spawn_sender(takeover, leaving, shared.clone());
+    takeover::spawn_sender(takeover, sessions, shared.clone());
     let error = wait_for_end(&shutdown, following).await;
     let time_limit = if error.is_some() { UNFOLLOWED_DRAIN_TIMEOUT } else { DRAIN_TIMEOUT };
+    join(threads, &drained, time_limit).await;
+    drained.finished(FOLLOW_STOP_TIMEOUT).await;
+    heartbeat.deregister().await;
+    error.map_or(Ok(()), Err)
+}
+
+/// Waits until all threads have ended. After the time limit `drained` begins, and they close the connections that are left.
+async fn join(threads: Vec<JoinHandle<()>>, drained: &Shutdown, time_limit: Duration) {
     let mut joined =
         tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
     let in_time = tokio::time::timeout(time_limit, &mut joined).await;
@@ -178,9 +187,6 @@ pub async fn run(
     if !joined.unwrap_or(false) {
         tracing::error!("a thread panicked");
     }
-    drained.finished(FOLLOW_STOP_TIMEOUT).await;
-    heartbeat.deregister().await;
-    error.map_or(Ok(()), Err)
 }
 
 /// Waits until the proxy must stop, and begins that. Returns why, if it must be restarted: the store isn't followed any more.

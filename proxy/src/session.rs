@@ -176,27 +176,40 @@ impl Session {
                     self.state.relogin = Some(verified);
                     self.resume()
                 }
-                Step::Login => {
-                    // All replies must be sent before the authenticator writes.
-                    if !Box::pin(self.drain(worker)).await {
-                        step = Step::Close;
-                        continue;
-                    }
-                    let mut input = std::mem::take(&mut self.input);
-                    input.shrink_to_fit();
-                    return End::Login(input);
-                }
-                // Nothing is read meanwhile.
-                Step::Move if Box::pin(self.drain(worker)).await => {
-                    if self.responses.ending().is_none() && Rc::strong_count(&self.responses) == 1 {
-                        return End::Moved;
-                    }
-                    // It must end, or a lane is about to let go of it.
-                    Step::Yield
-                }
-                Step::Close | Step::Move => return Box::pin(self.close_gracefully(worker)).await,
+                Step::Login => match Box::pin(self.leave_for_login(worker)).await {
+                    Some(end) => return end,
+                    None => Step::Close,
+                },
+                Step::Move => match Box::pin(self.leave_for_process(worker)).await {
+                    Ok(end) => return end,
+                    Err(next) => next,
+                },
+                Step::Close => return Box::pin(self.close_gracefully(worker)).await,
             };
         }
+    }
+
+    /// All replies must be sent before the authenticator writes. `None` if they can't be.
+    async fn leave_for_login(&mut self, worker: &WorkerContext<'_>) -> Option<End> {
+        if !self.drain(worker).await {
+            return None;
+        }
+        let mut input = std::mem::take(&mut self.input);
+        input.shrink_to_fit();
+        Some(End::Login(input))
+    }
+
+    /// Sends all replies, and reads nothing meanwhile, so that another process can go on.
+    ///
+    /// # Errors
+    /// What to do next, if the session stays.
+    async fn leave_for_process(&mut self, worker: &WorkerContext<'_>) -> Result<End, Step> {
+        if !self.drain(worker).await {
+            return Err(Step::Close);
+        }
+        let is_free = self.responses.ending().is_none() && Rc::strong_count(&self.responses) == 1;
+        // If not it must end, or a lane is about to let go of it.
+        if is_free { Ok(End::Moved) } else { Err(Step::Yield) }
     }
 
     /// Waits for input and reads once. An error ends the connection.

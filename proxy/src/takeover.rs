@@ -1,8 +1,8 @@
-//! A new process of the proxy takes over from an old one without closing a connection (F-39).
+//! A new process of the proxy takes over from an old one without closing a connection (F-38).
 //!
 //! The new one reads the grants, listens, and says that it is ready. From then on the old one accepts nothing, and sends each
 //! plaintext session, between two of its requests, with its socket and what is known of its login (`sender`). The new one looks
-//! the grant up and goes on (`receiver`). What was received of a request goes along; lanes are opened anew. TLS sessions, whose
+//! the grant up and goes on (`receiver`). What was received of a request goes along; new lanes are opened. TLS sessions, whose
 //! keys are in the old process, stay there until they end or `proxy.drain` passes; it goes on following the store meanwhile, so
 //! that revocations reach them.
 
@@ -24,7 +24,7 @@ pub(crate) use sender::spawn as spawn_sender;
 /// Bytes of an unfinished request that move with a session; one with more moves when that request has been answered.
 pub(crate) const INPUT_MAX: usize = 96 * 1024;
 /// Sessions that wait to be sent.
-const OUTBOX_MAX: usize = 1024;
+const LEAVING_MAX: usize = 1024;
 /// What the new process sends when it is ready.
 const READY: &[u8] = b"ready";
 
@@ -56,9 +56,9 @@ pub(crate) struct ResumedSession {
 }
 
 /// Where sessions that leave this process wait.
-pub(crate) type Outbox = mpsc::Sender<LeavingSession>;
+pub(crate) type LeavingSender = mpsc::Sender<LeavingSession>;
 pub(crate) type LeavingSessions = mpsc::Receiver<LeavingSession>;
 
-pub(crate) fn outbox() -> (Outbox, LeavingSessions) {
-    mpsc::channel(OUTBOX_MAX)
+pub(crate) fn channel() -> (LeavingSender, LeavingSessions) {
+    mpsc::channel(LEAVING_MAX)
 }

@@ -34,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::report::usage::{UsageDelta, UsageSender};
 use crate::responses::BufferPool;
 use crate::session_budget::SessionBudget;
-use crate::takeover::Outbox;
+use crate::takeover::LeavingSender;
 use crate::tenant::Tenant;
 use crate::tenant::turns::WorkerTurns;
 use crate::transport::tls_config::Certificate;
@@ -83,7 +83,7 @@ pub(crate) struct Shared {
     pub(crate) drained: Shutdown,
     pub(crate) takeover: Takeover,
     /// Takes sessions that leave this process.
-    pub(crate) outbox: Outbox,
+    pub(crate) leaving: LeavingSender,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
 }
 

@@ -108,11 +108,15 @@ fn package_is_installed_used_upgraded_removed_and_purged() {
     let backed_up = machine.succeed("tar -xOf /var/backups/memgate/*.tar memgate.toml");
     assert!(backed_up.contains("ready_instances = 0"), "{backed_up}");
 
-    // An upgrade restarts it, keeps settings and caches' contents.
+    // An upgrade hands over to the new program, in the same process.
     let pid = "systemctl show --property MainPID --value memgate";
-    let before = machine.succeed(pid);
-    machine.succeed("dpkg --install /root/memgate.deb; systemctl is-active memgate.service");
-    assert_ne!(machine.succeed(pid), before);
+    let inode =
+        "stat --dereference --format %i /proc/$(systemctl show --property MainPID --value memgate)/exe";
+    let before = (machine.succeed(pid), machine.succeed(inode));
+    let printed = machine.succeed("dpkg --install /root/memgate.deb; systemctl is-active memgate.service");
+    assert!(!printed.contains("goes on"), "{printed}");
+    assert_eq!(machine.succeed(pid), before.0);
+    assert_ne!(machine.succeed(inode), before.1);
     is_ready(&machine);
     let kept = client(&machine, "get greeting\\r\\n");
     assert_eq!(kept, "STORED\r\nVALUE greeting 0 5\r\nhello\r\nEND\r\n");

@@ -223,7 +223,7 @@ fn upgrade_under_load(clients: usize, count: usize) {
     assert_eq!(product.json(&["status"])["ready"], true);
 }
 
-// F-39.
+// F-38.
 #[test]
 fn applications_notice_nothing_of_upgrades() {
     upgrade_under_load(60, 3);
@@ -236,7 +236,7 @@ fn two_thousand_clients_notice_nothing_of_ten_upgrades() {
     upgrade_under_load(2000, 10);
 }
 
-// F-39.
+// F-38, R-58.
 #[test]
 fn an_upgrade_that_can_not_work_changes_nothing() {
     let (product, program) = start(|_| {});
@@ -277,7 +277,7 @@ fn an_upgrade_that_can_not_work_changes_nothing() {
     assert!(program.is_that_of(product.supervisor()));
 }
 
-// F-39: the program before goes on if the new one gives up after the check.
+// F-38: the program before goes on if the new one gives up after the check.
 #[test]
 fn the_program_before_goes_on_if_the_new_one_gives_up() {
     let (product, program) = start(|_| {});
@@ -298,7 +298,7 @@ fn the_program_before_goes_on_if_the_new_one_gives_up() {
     wait_until(deadline_in(20), "the web UI is started again", is_back);
 }
 
-// F-24, F-39.
+// F-24, F-38.
 #[test]
 fn sighup_hands_over_to_changed_settings() {
     let (product, _program) = start(|_| {});

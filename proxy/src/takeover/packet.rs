@@ -96,7 +96,7 @@ mod tests {
         Received { length, file }
     }
 
-    // F-39.
+    // F-38.
     #[test]
     fn a_session_arrives_as_it_was_sent() {
         let (sent, _client) = session(b"\n{set k 0 0 5\r\nhe".to_vec());
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(said(arrived), said(sent));
     }
 
-    // F-39.
+    // F-38.
     #[test]
     fn input_that_is_too_long_stays() {
         let (most, _client) = session(vec![b'x'; INPUT_MAX]);
@@ -120,7 +120,7 @@ mod tests {
         assert!(encode(&more).is_err());
     }
 
-    // F-39: a process that was broken into sends something else.
+    // F-38: a process that was broken into sends something else.
     #[test]
     fn anything_else_is_refused() {
         let (sent, _client) = session(Vec::new());

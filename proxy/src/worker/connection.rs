@@ -96,7 +96,7 @@ impl Worker {
                     previous = Some(session);
                 }
                 Served::Moved(session) => {
-                    let _ = self.shared.outbox.send(LeavingSession { session, guard }).await;
+                    let _ = self.shared.leaving.send(LeavingSession { session, guard }).await;
                     return;
                 }
             }

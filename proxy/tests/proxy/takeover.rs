@@ -57,11 +57,11 @@ fn read_binary(stream: &mut TcpStream) -> [u8; binary::HEADER_LEN] {
     header
 }
 
-fn has_ended(proxy: &TestProxy) -> bool {
+fn has_stopped(proxy: &TestProxy) -> bool {
     proxy.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
 }
 
-// F-39.
+// F-38.
 #[test]
 fn clients_notice_nothing_of_ten_takeovers() {
     let first = TestProxy::start();
@@ -88,7 +88,7 @@ fn clients_notice_nothing_of_ten_takeovers() {
             let so_far = count.load(Ordering::Relaxed);
             let old = proxies.last().unwrap();
             let new = old.start_successor();
-            wait_until("the old process ends by itself", || has_ended(old));
+            wait_until("the old process ends by itself", || has_stopped(old));
             wait_until("clients go on", || count.load(Ordering::Relaxed) > so_far + REQUESTS_MIN);
             assert_eq!(new.metric("memgate_proxy_sessions"), 8.0);
             proxies.push(new);
@@ -96,7 +96,7 @@ fn clients_notice_nothing_of_ten_takeovers() {
     });
 }
 
-// F-39: with its login, permissions and place in the list of connections.
+// F-38: with its login, permissions and place in the list of connections.
 #[test]
 fn a_session_keeps_its_login_and_can_be_revoked() {
     let old = TestProxy::start();
@@ -115,7 +115,7 @@ fn a_session_keeps_its_login_and_can_be_revoked() {
     let mut refused = String::new();
     BufReader::new(&reader).read_line(&mut refused).unwrap();
     assert!(refused.starts_with("CLIENT_ERROR"), "{refused}");
-    wait_until("the old process ends by itself", || has_ended(&old));
+    wait_until("the old process ends by itself", || has_stopped(&old));
     let after = new.wait_for_connections(&token, 2).connections;
     for connection in before {
         let same = |other: &&store::LiveConnection| other.token_id == connection.token_id;
@@ -128,7 +128,7 @@ fn a_session_keeps_its_login_and_can_be_revoked() {
     ask(&mut writer, b"get k\r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n");
 }
 
-// F-39.
+// F-38.
 #[test]
 fn tls_sessions_stay_until_they_end_and_can_be_revoked() {
     let (old, certificate) = tls::open();
@@ -151,12 +151,12 @@ fn tls_sessions_stay_until_they_end_and_can_be_revoked() {
     new.runtime.block_on(new.store.revoke_token(&second.id())).unwrap();
     assert!(matches!(revoked.read(&mut [0; 1]), Ok(0) | Err(_)), "it is closed");
     ask(&mut stays, b"get k\r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n");
-    assert!(!has_ended(&old));
+    assert!(!has_stopped(&old));
     drop(stays);
-    wait_until("the old process ends by itself", || has_ended(&old));
+    wait_until("the old process ends by itself", || has_stopped(&old));
 }
 
-// F-39.
+// F-38.
 #[test]
 fn what_cannot_move_is_closed_once_the_drain_time_has_passed() {
     let (old, certificate) = tls::open_with(|config| config.drain = 0);
@@ -166,10 +166,10 @@ fn what_cannot_move_is_closed_once_the_drain_time_has_passed() {
     ask(&mut client, text::login(&token).as_bytes(), b"STORED\r\n");
     let _new = old.start_successor();
     assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 0, "it ends as TLS ends");
-    wait_until("the old process ends by itself", || has_ended(&old));
+    wait_until("the old process ends by itself", || has_stopped(&old));
 }
 
-// F-39.
+// F-38.
 #[test]
 fn a_new_process_that_fails_changes_nothing() {
     let proxy = TestProxy::start();
@@ -188,10 +188,10 @@ fn a_new_process_that_fails_changes_nothing() {
     drop(gone);
     ask(&mut client, b"get k\r\n", b"END\r\n");
     ask(&mut client, b"get k\r\n", b"END\r\n");
-    assert!(!has_ended(&proxy));
+    assert!(!has_stopped(&proxy));
 }
 
-// F-39: an old process that was broken into can't give a connection more than its token has.
+// an old process that was broken into can't give a connection more than its token has.
 #[test]
 fn a_session_without_a_valid_token_is_closed() {
     let proxy = TestProxy::start();

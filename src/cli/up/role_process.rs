@@ -25,7 +25,7 @@ use super::role_log::RoleLog;
 use super::watchdog::Watchdog;
 use crate::readable_file;
 use crate::role::Role;
-use crate::role::handover::{self, Purpose};
+use crate::role::handover;
 
 /// Where wait(2) has the exit code.
 const EXIT_CODE_SHIFT: u32 = 8;
@@ -42,7 +42,7 @@ pub(super) struct RoleProcess {
     pipes: [OwnedFd; 2],
     watchdog: Watchdog<pipe::Receiver>,
     log: RoleLog,
-    has_ended: bool,
+    has_exited: bool,
     /// Dropped last: whatever the role has started ends with it.
     group: Option<RoleGroup>,
 }
@@ -64,7 +64,7 @@ impl ProcessState {
 /// What became of a process.
 pub(super) enum Ended {
     Exited(io::Result<ExitStatus>),
-    /// It has given no sign of life for so long.
+    /// It has given no sign of life for this time.
     Hung(Duration),
 }
 
@@ -98,7 +98,8 @@ pub(super) fn channels() -> io::Result<(Channels, RoleEnds)> {
 }
 
 impl RoleProcess {
-    /// Starts this same program as a role, even if its file was replaced or the role's user can't access it.
+    /// Starts this same program as a role, even if its file was replaced or the role's user can't access it. Returns also what takes
+    /// what the role is handed first, and its end of the control channel, which is a part of that.
     ///
     /// # Errors
     /// If the system refuses.
@@ -108,7 +109,7 @@ impl RoleProcess {
         (channels, ends): (Channels, RoleEnds),
         group: Option<RoleGroup>,
         format: LogFormat,
-    ) -> io::Result<(Self, UnixStream)> {
+    ) -> io::Result<(Self, UnixStream, OwnedFd)> {
         let Channels { handover, control, pipes } = channels;
         let mut command = Command::new("/proc/self/exe");
         std::os::unix::process::CommandExt::arg0(&mut command, "memgate")
@@ -131,8 +132,7 @@ impl RoleProcess {
             // Before it gets its settings, which it waits for.
             group.add(pid.as_raw_nonzero().get().unsigned_abs())?;
         }
-        handover::send(&handover, Purpose::Control, &ends.control)?;
-        Ok((process, handover))
+        Ok((process, handover, ends.control))
     }
 
     /// Goes on watching the process that an earlier program of this process has started.
@@ -167,7 +167,7 @@ impl RoleProcess {
         let watchdog = Watchdog::new(Some(read(&pipes[0])?));
         let log = RoleLog::start(role.name(), format, read(&pipes[1])?);
         let (handle, control) = (readable_file::register(handle)?, readable_file::register(control)?);
-        Ok(Self { role, pid, handle, control, pipes, watchdog, log, has_ended: false, group })
+        Ok(Self { role, pid, handle, control, pipes, watchdog, log, has_exited: false, group })
     }
 
     /// What [`RoleProcess::resume`] needs: this, and the files in this order.
@@ -192,14 +192,14 @@ impl RoleProcess {
             exited = poll_fn(|context| poll_wait(&self.handle, context)) => Ended::Exited(exited),
             silence = self.watchdog.hung() => Ended::Hung(silence),
         };
-        self.has_ended |= matches!(ended, Ended::Exited(_));
+        self.has_exited |= matches!(ended, Ended::Exited(_));
         ended
     }
 
     /// Whether it has ended; if not, the task is woken when it does.
-    pub(super) fn poll_has_ended(&mut self, context: &mut Context<'_>) -> bool {
-        self.has_ended |= poll_wait(&self.handle, context).is_ready();
-        self.has_ended
+    pub(super) fn poll_exited(&mut self, context: &mut Context<'_>) -> bool {
+        self.has_exited |= poll_wait(&self.handle, context).is_ready();
+        self.has_exited
     }
 
     /// Whether it has shown that it runs.
@@ -208,18 +208,18 @@ impl RoleProcess {
     }
 
     pub(super) fn signal(&self, signal: Signal) {
-        if !self.has_ended {
+        if !self.has_exited {
             let _ = pidfd_send_signal(self.handle.as_fd(), signal);
         }
     }
 
     /// Kills it and waits for its end.
     pub(super) async fn kill(&mut self) {
-        if !self.has_ended {
+        if !self.has_exited {
             // A stopped process obeys no other signal.
             self.signal(Signal::KILL);
             let _ = poll_fn(|context| poll_wait(&self.handle, context)).await;
-            self.has_ended = true;
+            self.has_exited = true;
         }
     }
 

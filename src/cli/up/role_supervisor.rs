@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::role_group::{self, RoleGroup};
 use super::role_process::{self, Ended, RoleProcess};
-use super::supervisor::{Common, READY_TIMEOUT, RoleEnd, SupervisedRole, until_ready};
+use super::supervised::{Common, READY_TIMEOUT, RoleEnd, SupervisedRole, until_ready};
 use super::user_manager::RoleUser;
 use crate::data_dir::DataDir;
 use crate::output::CliError;
@@ -176,7 +176,7 @@ impl RoleSupervisor {
         }
         // Already here, so that the start of the new process leaves it alone.
         self.supervised.draining.push(old);
-        match self.take_over().await {
+        match self.start_successor().await {
             Ok(new) => {
                 self.supervised.process = Some(new);
                 if let [oldest, rest @ ..] = self.supervised.draining.as_slice()
@@ -194,7 +194,7 @@ impl RoleSupervisor {
     }
 
     /// Starts a process that takes over from the newest of those that drain; returns once it works.
-    async fn take_over(&mut self) -> Result<RoleProcess, CliError> {
+    async fn start_successor(&mut self) -> Result<RoleProcess, CliError> {
         let failed = |what: String| CliError::new(what, "see the log lines above");
         let (predecessor, successor) =
             fd_passing::message_pair().map_err(|error| failed(error.to_string()))?;
@@ -262,8 +262,14 @@ impl RoleSupervisor {
         }
     }
 
-    /// Sends a role its listening sockets, the socket to the process that it takes over from, and its settings.
-    async fn hand_over(&mut self, to: UnixStream, predecessor: Option<OwnedFd>) -> io::Result<()> {
+    /// Sends a role its end of the control channel, its listening sockets, the socket to the process that it takes over from, and its settings.
+    async fn hand_over(
+        &mut self,
+        to: UnixStream,
+        control: OwnedFd,
+        predecessor: Option<OwnedFd>,
+    ) -> io::Result<()> {
+        handover::send(&to, Purpose::Control, control)?;
         for listener in self.supervised.ports.listeners() {
             handover::send(&to, Purpose::Listener, listener)?;
         }
@@ -311,9 +317,9 @@ impl RoleSupervisor {
             self.supervised.ports.renew()?;
         }
         let format = self.settings.log.format;
-        let (process, handover) =
+        let (process, handover, control) =
             RoleProcess::start(role, arguments, channels, group, format).map_err(failed)?;
-        match self.hand_over(handover, predecessor).await {
+        match self.hand_over(handover, control, predecessor).await {
             // If the role has already exited, the caller's wait reports it.
             Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                 Err(failed(error))
@@ -339,7 +345,7 @@ async fn stop(mut process: RoleProcess) {
 /// Removes one of the draining processes once it has ended. Waits for ever if there is none.
 async fn watch_draining(draining: &mut Vec<RoleProcess>) {
     let at = poll_fn(|context| {
-        let ended = draining.iter_mut().position(|process| process.poll_has_ended(context));
+        let ended = draining.iter_mut().position(|process| process.poll_exited(context));
         ended.map_or(Poll::Pending, Poll::Ready)
     });
     let at = at.await;

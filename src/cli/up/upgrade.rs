@@ -27,7 +27,7 @@ use serde_json::Value;
 use super::listeners::{RoleListeners, RolePortState};
 use super::role_group::RoleGroup;
 use super::role_process::{ProcessState, RoleProcess};
-use super::supervisor::SupervisedRole;
+use super::supervised::SupervisedRole;
 use super::user_manager::RoleUser;
 use crate::global_args::GlobalArgs;
 use crate::output::{CliError, escape_controls};
@@ -348,7 +348,7 @@ mod tests {
 
     use super::*;
 
-    // F-39.
+    // F-38.
     #[test]
     fn state_and_files_arrive_in_their_order() {
         let (near, far) = UnixStream::pair().unwrap();

@@ -49,6 +49,7 @@ mod locks;
 mod mail;
 mod metering;
 mod migrations;
+mod notification_limits;
 mod notifications;
 mod opening;
 mod operations;

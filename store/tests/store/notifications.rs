@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use store::{
-    DenialCause, DenialRecord, DetectedSource, DisabledReason, EventAction, EventCause, InstanceState,
-    LeakReport, MailLimits, NewInstanceEvent, NewToken, Notification, NotificationKind, NotificationKinds,
-    Observed, Permissions, Store, User, WebhookFields, now,
+    DenialCause, DenialRecord, DetectedSource, EventAction, EventCause, InstanceState, LeakReport,
+    MailLimits, NewInstanceEvent, NewToken, Notification, NotificationKind, NotificationKinds, Observed,
+    Permissions, Store, User, WebhookFields, now,
 };
 use tokio::task::JoinSet;
 
 use crate::test_db::{TestDb, first_cache, sign_up, token_key};
 
 const LIMITS: MailLimits = MailLimits { to_recipient_per_hour: 5, in_total_per_hour: 100 };
-const DAY: Duration = Duration::from_hours(24);
+pub(crate) const DAY: Duration = Duration::from_hours(24);
 
 /// Looks at every source; returns the kinds that were added.
-async fn detect(store: &Store) -> Vec<NotificationKind> {
+pub(crate) async fn detect(store: &Store) -> Vec<NotificationKind> {
     let mut added = Vec::new();
     for source in DetectedSource::ALL {
         loop {
@@ -29,7 +29,7 @@ async fn detect(store: &Store) -> Vec<NotificationKind> {
     added
 }
 
-async fn notified(store: &Store, user: &User) -> Vec<Notification> {
+pub(crate) async fn notified(store: &Store, user: &User) -> Vec<Notification> {
     store.notifications_of(&user.id, None, 1_000).await.unwrap()
 }
 
@@ -37,7 +37,7 @@ async fn instance_of(store: &Store, user: &User) -> String {
     store.first_instance_of(&user.id).await.unwrap().unwrap().id
 }
 
-async fn set_state(store: &Store, user: &User, state: InstanceState) {
+pub(crate) async fn set_state(store: &Store, user: &User, state: InstanceState) {
     let id = instance_of(store, user).await;
     let seen = Observed {
         state,
@@ -388,67 +388,7 @@ async fn notifications_are_bounded_and_end_with_the_account(db: TestDb) {
     }
 }
 
-// W-31: neither a clock that was ahead nor what a broken proxy dates ahead ends what is told.
-async fn times_ahead_end_no_notifications(db: TestDb) {
-    let store = db.open().await;
-    let (user, token) = sign_up(&store, "ada@example.org").await;
-    detect(&store).await;
-    let denial = |ahead: Duration| DenialRecord {
-        token_id: token.token.id().to_string(),
-        cause: DenialCause::Limit,
-        source: Some("192.0.2.1".to_owned()),
-        detail: String::new(),
-        protocol: "text".to_owned(),
-        tls: true,
-        count: 1,
-        first_at: now(),
-        last_at: now().saturating_add(ahead),
-    };
-    store.add_denials(&[denial(DAY * 300)]).await.unwrap();
-    assert!(detect(&store).await.is_empty(), "not before its time");
-    db.execute(&format!("UPDATE notification_positions SET at = at + {}", 300 * 86_400_000_i64))
-        .await
-        .unwrap();
-    db.execute("DELETE FROM denials").await.unwrap();
-    assert!(detect(&store).await.is_empty());
-    store.add_denials(&[denial(Duration::ZERO)]).await.unwrap();
-    assert_eq!(detect(&store).await, [NotificationKind::PlanLimitReached]);
-    assert_eq!(notified(&store, &user).await.len(), 1);
-}
-
-// W-31: tests, and webhooks that are disabled again and again, leave the others.
-async fn notifications_at_will_push_out_no_others(db: TestDb) {
-    let store = db.open().await;
-    let (user, _) = sign_up(&store, "ada@example.org").await;
-    set_state(&store, &user, InstanceState::Failed).await;
-    assert_eq!(detect(&store).await, [NotificationKind::CacheFailed]);
-    let fields = WebhookFields {
-        url: "https://a.example/",
-        host: "a.example",
-        description: "",
-        kinds: NotificationKinds::ALL,
-    };
-    let webhook = store.create_webhook(&user.id, &fields).await.unwrap();
-    for _ in 0..210 {
-        store.send_test(&webhook).await.unwrap();
-    }
-    let count = async |kind: NotificationKind| {
-        notified(&store, &user).await.iter().filter(|it| it.kind == kind).count()
-    };
-    assert_eq!(count(NotificationKind::Test).await, 20);
-    for _ in 0..25 {
-        store.disable_webhook(&webhook, DisabledReason::Gone, None).await.unwrap();
-        store.change_webhook(&webhook, None, Some(true)).await.unwrap();
-        // Each is told of another time.
-        db.execute("UPDATE notifications SET period = id WHERE kind = 'webhook_disabled'").await.unwrap();
-    }
-    assert_eq!(count(NotificationKind::WebhookDisabled).await, 20);
-    assert_eq!(count(NotificationKind::CacheFailed).await, 1);
-}
-
 on_both! {
-    times_ahead_end_no_notifications,
-    notifications_at_will_push_out_no_others,
     a_leak_is_notified_once_by_several_processes,
     expiry_is_notified_a_week_before,
     many_that_expire_at_the_same_time_are_all_notified,
