@@ -218,7 +218,8 @@ impl Session {
             if worker.closing.get() {
                 return Ok(Step::Close);
             }
-            if worker.moving.get() && self.can_move() {
+            // One whose client doesn't read goes on reading, until it does.
+            if worker.moving.get() && self.can_move() && !self.responses.is_blocked() {
                 return Ok(Step::Move);
             }
             if self.responses.is_deferring() {

@@ -53,6 +53,8 @@ pub(crate) struct ResumedSession {
     pub(crate) session: MovedSession,
     pub(crate) grant: Arc<Grant>,
     pub(crate) guard: ConnectionGuard,
+    /// It has come back, because the other process is gone.
+    pub(crate) is_back: bool,
 }
 
 /// Where sessions that leave this process wait.

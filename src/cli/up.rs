@@ -22,6 +22,7 @@ mod watchdog;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use daemon::{Reload, Shutdown};
 use tokio::runtime::Runtime;
@@ -44,6 +45,9 @@ use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 use crate::{ca, changed_settings, store_clock, store_outage};
 
+/// How long the store may be migrated, and the image be built, while roles of the program before run.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Arguments of `memgate up`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
@@ -59,8 +63,9 @@ pub(crate) fn run(args: &UpArgs, global: &GlobalArgs) -> Result<(), CliError> {
     if args.check {
         return upgrade_check::run(&Settings::load(global)?, &DataDir::of(global));
     }
-    let mut inherited = args.resume.then(Inherited::receive).transpose()?;
     let failed = |error: std::io::Error| CliError::new(error.to_string(), "check the system's limits");
+    upgrade::block_signals().map_err(failed)?;
+    let mut inherited = args.resume.then(Inherited::receive).transpose()?;
     let program = Rc::new(Program::current(inherited.as_ref()).map_err(failed)?);
     let result = start(global, program.clone(), &mut inherited);
     match (result, inherited) {
@@ -202,7 +207,7 @@ impl Up {
                 self.lock.record_upgrade(Err(failure.clone()));
                 self.data_dir.installation_id()?
             }
-            None => match self.prepare(&shutdown).await? {
+            None => match self.prepare_in_time(&shutdown, inherited.is_some()).await? {
                 Some(installation) => installation,
                 None => return Ok(()),
             },
@@ -257,7 +262,11 @@ impl Up {
                     }
                 }
             }
-            match self.program.check().await {
+            let checked = match self.program.check().await {
+                Ok(version) => self.check_ports().map(|()| version),
+                Err(error) => Err(error),
+            };
+            match checked {
                 Ok(version) => {
                     tracing::info!(from = env!("BUILD_VERSION"), to = version, "upgrading");
                     common.leaving.cancel();
@@ -296,12 +305,33 @@ impl Up {
         Ok(())
     }
 
+    /// Checks that the ports of changed settings are free.
+    fn check_ports(&self) -> Result<(), CliError> {
+        port_check::require_free_beside(&Settings::load(&self.global)?, &self.settings)
+    }
+
     /// Whether the program on disk or the settings aren't those in use. What can't be read counts as changed: the check says why.
     fn has_changed(&self) -> bool {
         let settings = Settings::load(&self.global);
         let is_same =
             settings.is_ok_and(|settings| changed_settings::between(&self.loaded, &settings).is_empty());
         !is_same || !self.program.is_on_disk()
+    }
+
+    /// The same as [`Up::prepare`], in bounded time while roles of the program before run: nobody watches them meanwhile.
+    async fn prepare_in_time(
+        &self,
+        shutdown: &Shutdown,
+        has_roles: bool,
+    ) -> Result<Option<String>, CliError> {
+        if !has_roles {
+            return self.prepare(shutdown).await;
+        }
+        let prepared = tokio::time::timeout(PREPARE_TIMEOUT, self.prepare(shutdown)).await;
+        prepared.unwrap_or_else(|_| {
+            let what = format!("the store and the image weren't ready within {PREPARE_TIMEOUT:?}");
+            Err(CliError::new(what, "check that both answer (`memgate status`), then try again"))
+        })
     }
 
     /// Migrates the store, and makes what roles need; returns the installation's id. `None` if the shutdown begins meanwhile.

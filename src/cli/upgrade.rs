@@ -19,8 +19,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  install -m 755 memgate /usr/local/bin/memgate && memgate upgrade --data /var/lib/memgate
-  systemctl reload memgate
+  memgate upgrade
+  memgate upgrade --data /var/lib/memgate --json
 
 Install the new program in the place of the one that `memgate up` was started from, or change settings, then run this.
 The new program is first asked whether it can work with the settings and the store: if not, nothing changes, and you are
@@ -28,7 +28,7 @@ told why. Then a new proxy takes over the listening sockets and all plaintext co
 TLS connections stay with the old one until they end or proxy.drain (1 hour) has passed. The provisioner and the web UI
 restart; their clients wait for a moment.
 
-Exit status: 0 once all roles run as the new program.")]
+`systemctl reload memgate` does the same. Exit status: 0 once all roles run as the new program.")]
 pub(crate) struct Upgrade {}
 
 #[derive(Debug, Serialize)]
@@ -42,6 +42,10 @@ impl Upgrade {
     pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
         let data_dir = DataDir::of(global);
         let holder = running(&data_dir)?;
+        let Some(before) = holder.upgrade.clone() else {
+            let what = format!("the `memgate up` that runs as process {} can't hand over", holder.pid);
+            return Err(CliError::new(what, "stop it, and start the new program"));
+        };
         let from = version(&holder)?;
         let started = Instant::now();
         let pid = Pid::from_raw(holder.pid);
@@ -51,8 +55,9 @@ impl Upgrade {
         })?;
         loop {
             let now = running(&data_dir)?;
-            if now.upgrade.number > holder.upgrade.number {
-                if let Some(failure) = now.upgrade.failure {
+            let upgrade = now.upgrade.clone().unwrap_or_default();
+            if upgrade.number > before.number {
+                if let Some(failure) = upgrade.failure {
                     return Err(CliError::new(failure, "see the log of `memgate up`"));
                 }
                 let upgraded =

@@ -43,7 +43,7 @@ fn unit_files_are_what_systemd_understands() {
         let entry = entry.unwrap();
         let text = std::fs::read_to_string(entry.path()).unwrap();
         // The program isn't installed here, and manual pages aren't either.
-        let text = text.replace("ExecStart=memgate", &format!("ExecStart={}", crate::harness::MEMGATE));
+        let text = text.replace("=memgate ", &format!("={} ", crate::harness::MEMGATE));
         let text = text.replace("Documentation=man:memgate(1)\n", "");
         let name = entry.file_name().into_string().unwrap();
         std::fs::write(folder.path().join(&name), text).unwrap();

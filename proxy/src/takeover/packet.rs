@@ -5,6 +5,7 @@ use std::net::{IpAddr, TcpStream};
 
 use daemon::fd_passing::Received;
 use serde::{Deserialize, Serialize};
+use socket2::{SockRef, Type};
 use store::{Timestamp, TokenId};
 
 use super::{INPUT_MAX, MovedSession};
@@ -56,7 +57,10 @@ pub(super) fn decode(buffer: &[u8], received: Received) -> io::Result<MovedSessi
     let (head, input) = packet.split_at_checked(end).ok_or_else(invalid)?;
     let head: Head = serde_json::from_slice(head)?;
     let stream = TcpStream::from(received.file.ok_or_else(invalid)?);
-    // Fails if it is no TCP socket, or was closed meanwhile.
+    if SockRef::from(&stream).r#type()? != Type::STREAM {
+        return Err(invalid());
+    }
+    // Fails if it is no socket of IP, or was closed meanwhile.
     stream.peer_addr()?;
     stream.set_nonblocking(true)?;
     Ok(MovedSession {

@@ -50,7 +50,7 @@ fn receive_all(predecessor: &OwnedFd, shared: &Arc<Shared>, runtime: &Handle) {
             Ok(session) => {
                 received = received.saturating_add(1);
                 let guard = ConnectionGuard::new(&shared.metrics.connections);
-                runtime.spawn(resume(shared.clone(), session, guard));
+                runtime.spawn(resume(shared.clone(), session, guard, false));
             }
             // Its client has left, or the old process sends what this one doesn't understand.
             Err(error) => tracing::warn!(%error, "failed to take over a connection"),
@@ -60,7 +60,12 @@ fn receive_all(predecessor: &OwnedFd, shared: &Arc<Shared>, runtime: &Handle) {
 }
 
 /// Goes on with a session, if its token is still valid: sends it to the worker that owns its tenant.
-pub(super) async fn resume(shared: Arc<Shared>, session: MovedSession, guard: ConnectionGuard) {
+pub(super) async fn resume(
+    shared: Arc<Shared>,
+    session: MovedSession,
+    guard: ConnectionGuard,
+    is_back: bool,
+) {
     let grant = loop {
         match shared.grants.still_valid(session.token, session.source).await {
             Verdict::Granted(grant) => break grant,
@@ -78,7 +83,7 @@ pub(super) async fn resume(shared: Arc<Shared>, session: MovedSession, guard: Co
     };
     let owner = worker_for(&grant.instance_id, shared.workers.len());
     if let Some(worker) = shared.workers.get(owner) {
-        let resumed = ResumedSession { session, grant, guard };
+        let resumed = ResumedSession { session, grant, guard, is_back };
         let _ = worker.send(Message::Resume(Box::new(resumed))).await;
     }
 }

@@ -67,7 +67,9 @@ fn send_all(
             Ok(()) => sent = sent.saturating_add(1),
             Err(error) => {
                 tracing::warn!(%error, sent, "failed to send a connection to the new process: it stays");
-                runtime.spawn(receiver::resume(shared.clone(), session, guard));
+                let is_gone =
+                    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+                runtime.spawn(receiver::resume(shared.clone(), session, guard, is_gone));
             }
         }
     }
@@ -77,6 +79,8 @@ fn send_all(
 async fn drain(shared: &Shared) {
     let until = Instant::now() + shared.config.drain();
     let ended = timeout_at(until, async {
+        // First, because an acceptor may have one that isn't counted yet.
+        sleep(POLL_INTERVAL).await;
         while shared.metrics.connections_open() > 0 {
             sleep(POLL_INTERVAL).await;
         }

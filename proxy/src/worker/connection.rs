@@ -104,9 +104,10 @@ impl Worker {
     }
 
     /// Goes on with a session that another process has begun. Its client notices nothing.
-    pub(super) fn resume(self: &Rc<Self>, ResumedSession { session, grant, guard }: ResumedSession) {
-        // If it has come back, the other process is gone.
-        self.moving.set(false);
+    pub(super) fn resume(self: &Rc<Self>, ResumedSession { session, grant, guard, is_back }: ResumedSession) {
+        if is_back {
+            self.moving.set(false);
+        }
         let MovedSession { stream, source, protocol, since, operations, input, .. } = session;
         // During the way here its token may have been revoked.
         let Ok(grant) = self.shared.grants.newest(&grant, source) else { return };

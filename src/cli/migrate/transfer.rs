@@ -175,7 +175,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("memgate.db");
         for suffix in ["", "-wal"] {
-            fs::write(format!("{}{suffix}", file.display()), suffix).unwrap();
+            let path = folder.path().join(format!("memgate.db{suffix}"));
+            private_file::create(&path, Access::PRIVATE, suffix.as_bytes()).unwrap();
         }
         let kept = set_aside(&file).unwrap();
         assert_eq!(kept, folder.path().join("memgate.db.moved"));

@@ -46,8 +46,8 @@ pub(crate) struct LockHolder {
     pub(crate) health: Vec<(Role, SocketAddr)>,
     /// The endpoint that it tells users. Commands may have other settings: `up --set` is none of theirs.
     pub(crate) endpoint: Option<String>,
-    /// The last upgrade that was asked for.
-    pub(crate) upgrade: RecordedUpgrade,
+    /// The last upgrade that was asked for; `None` if it can't upgrade, or not yet.
+    pub(crate) upgrade: Option<RecordedUpgrade>,
 }
 
 /// An upgrade that was asked for, and what came of it.
@@ -98,8 +98,9 @@ pub(super) fn lock(data_dir: &DataDir, settings: &Settings) -> Result<Lock, CliE
     replace(&mut file, &contents(settings, recorded.iter())).map_err(failed)?;
     let group_folders = GroupFolders::find(recorded);
     let text = contents(settings, group_folders.all());
-    replace(&mut file, &text).map_err(failed)?;
-    Ok(Lock { file, text, upgrade: Mutex::default(), group_folders })
+    let lock = Lock { file, text, upgrade: Mutex::default(), group_folders };
+    lock.write();
+    Ok(lock)
 }
 
 /// Goes on holding the lock of the program before this one in the same process.
@@ -115,7 +116,7 @@ pub(super) fn resume(file: &File, settings: &Settings) -> Result<Lock, CliError>
     });
     let file = read.map_err(|error| CliError::new(error.to_string(), "check the disk, then try again"))?;
     let group_folders = GroupFolders::find(recorded_group_folders(&recorded));
-    let upgrade = recorded_upgrade(&String::from_utf8_lossy(&recorded));
+    let upgrade = recorded_upgrade(&String::from_utf8_lossy(&recorded)).unwrap_or_default();
     let text = contents(settings, group_folders.all());
     let lock = Lock { file, text, upgrade: Mutex::new(upgrade), group_folders };
     lock.write();
@@ -265,11 +266,11 @@ fn parse(text: &str) -> Option<LockHolder> {
     })
 }
 
-fn recorded_upgrade(text: &str) -> RecordedUpgrade {
-    let line = text.lines().find_map(|line| line.strip_prefix(UPGRADE)).unwrap_or_default();
+fn recorded_upgrade(text: &str) -> Option<RecordedUpgrade> {
+    let line = text.lines().find_map(|line| line.strip_prefix(UPGRADE))?;
     let (number, failure) = line.split_once(' ').unwrap_or((line, ""));
     let failure = Some(failure.trim().to_owned()).filter(|failure| !failure.is_empty());
-    RecordedUpgrade { number: number.parse().unwrap_or_default(), failure }
+    Some(RecordedUpgrade { number: number.parse().unwrap_or_default(), failure })
 }
 
 #[cfg(test)]
@@ -304,8 +305,7 @@ mod tests {
         assert_eq!(recorded_group_folders(&text), folders);
         assert_eq!(recorded_group_folders(b"12\ngroups /a b\nproxy 127.0.0.1:1\n"), [PathBuf::from("/a b")]);
         assert_eq!(holder.endpoint, Some(settings.webui.endpoint));
-        let upgrade = RecordedUpgrade::default();
-        let earlier = LockHolder { pid: 12, health: Vec::new(), endpoint: None, upgrade };
+        let earlier = LockHolder { pid: 12, health: Vec::new(), endpoint: None, upgrade: None };
         assert_eq!(parse("12\n"), Some(earlier), "of an earlier version");
     }
 

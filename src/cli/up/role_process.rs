@@ -17,6 +17,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 use serde::{Deserialize, Serialize};
+use store::{Timestamp, now};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
@@ -43,6 +44,8 @@ pub(super) struct RoleProcess {
     watchdog: Watchdog<pipe::Receiver>,
     log: RoleLog,
     has_exited: bool,
+    /// When a successor was started, in milliseconds since 1970.
+    drains_since: Option<Timestamp>,
     /// Dropped last: whatever the role has started ends with it.
     group: Option<RoleGroup>,
 }
@@ -51,6 +54,8 @@ pub(super) struct RoleProcess {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ProcessState {
     pid: i32,
+    #[serde(default)]
+    drains_since: Option<Timestamp>,
     group: Option<PathBuf>,
 }
 
@@ -151,6 +156,7 @@ impl RoleProcess {
         let pid = Pid::from_raw(state.pid).ok_or(io::ErrorKind::InvalidData)?;
         let mut process = Self::watch(role, pid, control, pipes, group, format)?;
         process.watchdog.has_started();
+        process.drains_since = state.drains_since;
         Ok(process)
     }
 
@@ -167,14 +173,36 @@ impl RoleProcess {
         let watchdog = Watchdog::new(Some(read(&pipes[0])?));
         let log = RoleLog::start(role.name(), format, read(&pipes[1])?);
         let (handle, control) = (readable_file::register(handle)?, readable_file::register(control)?);
-        Ok(Self { role, pid, handle, control, pipes, watchdog, log, has_exited: false, group })
+        Ok(Self {
+            role,
+            pid,
+            handle,
+            control,
+            pipes,
+            watchdog,
+            log,
+            has_exited: false,
+            drains_since: None,
+            group,
+        })
     }
 
     /// What [`RoleProcess::resume`] needs: this, and the files in this order.
     pub(super) fn state(&self) -> (ProcessState, [BorrowedFd<'_>; 3]) {
         let group = self.group.as_ref().map(|group| group.folder().to_path_buf());
-        let state = ProcessState { pid: self.pid.as_raw_nonzero().get(), group };
+        let state =
+            ProcessState { pid: self.pid.as_raw_nonzero().get(), drains_since: self.drains_since, group };
         (state, [self.control.get_ref().as_fd(), self.pipes[0].as_fd(), self.pipes[1].as_fd()])
+    }
+
+    /// The same process, which drains from now on.
+    pub(super) fn draining(self) -> Self {
+        Self { drains_since: Some(now()), ..self }
+    }
+
+    /// For how long it has drained.
+    pub(super) fn drains_for(&self) -> Duration {
+        self.drains_since.map_or(Duration::ZERO, |since| now().since(since))
     }
 
     /// Its process id.
@@ -242,7 +270,7 @@ impl RoleProcess {
             match fd_passing::receive_now(&self.control, &mut message)? {
                 Some(received) if received.length == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Some(_) if message == handover::TAKEN_OVER => return Ok(()),
-                Some(_) => {}
+                Some(_) => return Err(io::ErrorKind::InvalidData.into()),
                 None => ready.clear_ready(),
             }
         }

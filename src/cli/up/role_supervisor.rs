@@ -14,6 +14,7 @@ use daemon::{Reload, fd_passing};
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::role_group::{self, RoleGroup};
@@ -34,6 +35,8 @@ const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(5);
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 /// A role that ran this long and was told to stop is restarted at once.
 const NO_BACKOFF_AFTER: Duration = Duration::from_secs(1);
+/// From the readiness of a new process until the old one must have said that it accepts nothing any more.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Replaced processes that still serve connections; of more, the oldest is stopped.
 const DRAINING_MAX: usize = 16;
 
@@ -97,7 +100,11 @@ impl RoleSupervisor {
             };
             let end = match process {
                 Ok(process) => match self.watch(process, &mut reload).await {
-                    (End::Shutdown, process) => return Ok(self.stop_all(process).await),
+                    (End::Shutdown, process) => {
+                        self.supervised.process = Some(process);
+                        stop_all(&mut self.supervised).await;
+                        return Ok(RoleEnd::Stopped);
+                    }
                     (End::Leaving, process) => {
                         self.supervised.process = Some(process);
                         return Ok(RoleEnd::Left(Box::new(self.supervised)));
@@ -147,23 +154,11 @@ impl RoleSupervisor {
                         process.signal(Signal::HUP);
                     }
                 }
-                () = watch_draining(&mut self.supervised.draining) => {}
+                () = watch_draining(&mut self.supervised.draining, self.settings.proxy.drain) => {}
                 () = self.common.shutdown.begun() => return (End::Shutdown, process),
                 () = self.common.leaving.cancelled() => return (End::Leaving, process),
             }
         }
-    }
-
-    /// Stops all processes of the role.
-    async fn stop_all(&mut self, process: RoleProcess) -> RoleEnd {
-        // Clients are refused from now on, and don't wait.
-        self.supervised.ports.close();
-        let draining = std::mem::take(&mut self.supervised.draining);
-        draining.iter().chain([&process]).for_each(|process| process.signal(Signal::TERM));
-        for process in draining.into_iter().chain([process]) {
-            stop(process).await;
-        }
-        RoleEnd::Stopped
     }
 
     /// Replaces the process of an earlier program. The proxy's connections go on: a new process takes over from the old one. Other
@@ -175,7 +170,7 @@ impl RoleSupervisor {
             return self.renew_ports();
         }
         // Already here, so that the start of the new process leaves it alone.
-        self.supervised.draining.push(old);
+        self.supervised.draining.push(old.draining());
         match self.start_successor().await {
             Ok(new) => {
                 self.supervised.process = Some(new);
@@ -208,7 +203,9 @@ impl RoleSupervisor {
         drop(successor);
         let pid = new.pid();
         let reason = tokio::select! {
+            biased;
             () = self.until_taken_over(pid) => None,
+            () = self.common.shutdown.begun() => Some("memgate stops".to_owned()),
             ended = new.ended_or_hung() => Some(match ended {
                 Ended::Exited(Ok(status)) => status.to_string(),
                 Ended::Exited(Err(error)) => error.to_string(),
@@ -224,20 +221,41 @@ impl RoleSupervisor {
             Some(reason) => {
                 new.kill().await;
                 new.finish_log().await;
+                if self.has_begun_to_leave().await {
+                    // The old one accepts nothing any more: the next process has to.
+                    self.supervised.ports.finish_takeover();
+                    return self.start(None).await;
+                }
                 self.supervised.ports.cancel_takeover();
                 Err(failed(format!("the new {} didn't get ready ({reason})", self.role().name())))
             }
         }
     }
 
-    /// Waits until the newest of the processes that drain has a successor. If it ends before, waits until the new process works.
+    /// Waits until the newest of the processes that drain says that it has a successor. If it doesn't, the new process counts: one
+    /// that was broken into mustn't keep others from taking over.
     async fn until_taken_over(&self, pid: u32) {
-        if let Some(old) = self.supervised.draining.last()
-            && old.taken_over().await.is_ok()
-        {
-            return;
+        let health = self.role().health(&self.settings);
+        let is_ready = async {
+            until_ready(self.role(), health, &self.installation, pid).await;
+            tokio::time::sleep(HANDOVER_TIMEOUT).await;
+        };
+        let taken_over = async {
+            match self.supervised.draining.last() {
+                Some(old) if old.taken_over().await.is_ok() => {}
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = taken_over => {}
+            () = is_ready => {}
         }
-        until_ready(self.role(), self.role().health(&self.settings), &self.installation, pid).await;
+    }
+
+    /// Whether the newest of the processes that drain has stopped accepting, for a successor that is gone.
+    async fn has_begun_to_leave(&self) -> bool {
+        let Some(old) = self.supervised.draining.last() else { return false };
+        matches!(tokio::time::timeout(HANDOVER_TIMEOUT, old.taken_over()).await, Ok(Ok(())))
     }
 
     /// At once, because clients that connect from now on wait for the next process.
@@ -329,6 +347,17 @@ impl RoleSupervisor {
     }
 }
 
+/// Stops all processes of a role, at the same time.
+pub(super) async fn stop_all(supervised: &mut SupervisedRole) {
+    // Clients are refused from now on, and don't wait.
+    supervised.ports.close();
+    let mut all: Vec<RoleProcess> = std::mem::take(&mut supervised.draining);
+    all.extend(supervised.process.take());
+    all.iter().for_each(|process| process.signal(Signal::TERM));
+    let stopping: JoinSet<()> = all.into_iter().map(stop).collect();
+    stopping.join_all().await;
+}
+
 /// Waits until a process ends that is told to stop, and kills it if it doesn't in time.
 async fn stop(mut process: RoleProcess) {
     let has_stopped = tokio::select! {
@@ -342,14 +371,21 @@ async fn stop(mut process: RoleProcess) {
     process.finish_log().await;
 }
 
-/// Removes one of the draining processes once it has ended. Waits for ever if there is none.
-async fn watch_draining(draining: &mut Vec<RoleProcess>) {
-    let at = poll_fn(|context| {
+/// Removes one of the draining processes once it has ended, and ends one that goes on for too long. Waits for ever if there is none.
+async fn watch_draining(draining: &mut Vec<RoleProcess>, drain_seconds: u64) {
+    let longest = Duration::from_secs(drain_seconds).saturating_add(STOP_TIMEOUT);
+    // The oldest has drained for longest.
+    let overdue = draining.first().map(|oldest| longest.saturating_sub(oldest.drains_for()));
+    let ended = poll_fn(|context| {
         let ended = draining.iter_mut().position(|process| process.poll_exited(context));
         ended.map_or(Poll::Pending, Poll::Ready)
     });
-    let at = at.await;
+    let at = tokio::select! {
+        at = ended => at,
+        () = tokio::time::sleep(overdue.unwrap_or(Duration::MAX)), if overdue.is_some() => 0,
+    };
     let mut process = draining.remove(at);
+    process.kill().await;
     tracing::info!(role = process.role().name(), pid = process.pid(), "a replaced process has ended");
     process.finish_log().await;
 }

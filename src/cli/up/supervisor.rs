@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::role_supervisor::RoleSupervisor;
+use super::role_supervisor::{RoleSupervisor, stop_all};
 use super::supervised::{Common, READY_POLL_INTERVAL, READY_TIMEOUT, RoleEnd, SupervisedRole, is_ready};
 use crate::data_dir::DataDir;
 use crate::output::CliError;
@@ -87,10 +87,12 @@ impl Supervisor {
         on_ready: impl FnOnce(Result<(), CliError>) -> Result<(), CliError>,
     ) -> Result<Outcome, CliError> {
         let ready = tokio::select! {
-            ready = wait_until_ready(&self.health, &self.installation) => Some(ready),
+            // Roles that end then are counted below.
+            biased;
             () = self.common.shutdown.begun() => None,
             () = self.common.leaving.cancelled() => None,
             Some(Ok(Err(error))) = self.roles.join_next() => Some(Err(error)),
+            ready = wait_until_ready(&self.health, &self.installation) => Some(ready),
         };
         let mut result = match ready {
             Some(ready) => {
@@ -115,8 +117,13 @@ impl Supervisor {
                 _ => {}
             }
         }
-        let has_stopped = self.common.shutdown.has_begun();
-        result.map(|()| if has_stopped { Outcome::Stopped } else { Outcome::Left(left) })
+        if !self.common.shutdown.has_begun() {
+            return result.map(|()| Outcome::Left(left));
+        }
+        for mut role in left {
+            stop_all(&mut role).await;
+        }
+        result.map(|()| Outcome::Stopped)
     }
 }
 

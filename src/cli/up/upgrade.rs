@@ -34,7 +34,6 @@ use crate::output::{CliError, escape_controls};
 use crate::role::Role;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
-use crate::trusted_folder::{self, Use};
 
 /// The option with which the program goes on.
 const RESUME: &str = "--resume";
@@ -46,6 +45,7 @@ const CHUNK: usize = 8 << 10;
 /// Bytes of the state at most: a few hundred for each process.
 const STATE_MAX: usize = 128 << 10;
 const OTHERS_MAY_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
 
 /// The program that runs, and how it was started.
 pub(super) struct Program {
@@ -68,6 +68,7 @@ pub(super) struct Inherited {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct State {
     /// The version of the program before.
     version: String,
@@ -131,17 +132,26 @@ impl Program {
         on_disk.is_ok_and(|on_disk| own.is_ok_and(|own| own == on_disk))
     }
 
-    /// Refuses a program that others than this user may change.
+    /// Refuses a program that others than this user and root may change, or put another in the place of.
     fn require_trusted(&self) -> Result<(), CliError> {
-        let shown = self.path.display();
-        trusted_folder::require(self.path.parent().unwrap_or(Path::new("/")), Use::Exclusive)?;
-        let meta = std::fs::metadata(&self.path).map_err(|error| {
-            CliError::new(format!("can't find the new program {shown} ({error})"), "install it there")
+        let path = std::fs::canonicalize(&self.path).map_err(|error| {
+            let what = format!("can't find the new program {} ({error})", self.path.display());
+            CliError::new(what, "install it there")
         })?;
         let user = rustix::process::geteuid().as_raw();
-        if meta.mode() & OTHERS_MAY_WRITE != 0 || ![0, user].contains(&meta.uid()) {
-            let what = format!("root can't trust {shown}, because others may change it");
-            return Err(CliError::new(what, "give it to root, and let only root write it"));
+        for (level, part) in path.ancestors().enumerate() {
+            let meta = std::fs::metadata(part)
+                .map_err(|error| CliError::new(error.to_string(), "check that folder"))?;
+            // Nobody removes others' files there.
+            let is_sticky = level > 1 && meta.mode() & STICKY != 0;
+            let may_write = meta.mode() & OTHERS_MAY_WRITE != 0 && !is_sticky;
+            if may_write || ![0, user].contains(&meta.uid()) {
+                let what = format!("can't trust {}, because others may change it", part.display());
+                return Err(CliError::new(
+                    what,
+                    "install the program where only root may write, as in /usr/local/bin",
+                ));
+            }
         }
         Ok(())
     }
@@ -182,7 +192,7 @@ impl Program {
         let result = pass(state, files).and_then(|()| -> io::Result<Infallible> {
             rustix::process::fchdir(&self.directory)?;
             // Until the next program handles them. It gets the set of blocked signals.
-            handled_signals().thread_block()?;
+            block_signals()?;
             let arguments = self.arguments.iter().map(OsString::as_os_str).chain([RESUME.as_ref()]);
             let arguments = arguments.map(|it| CString::new(it.as_bytes())).collect::<Result<Vec<_>, _>>()?;
             let variables = std::env::vars_os()
@@ -194,11 +204,21 @@ impl Program {
         let Err(error) = result;
         let _ = std::env::set_current_dir("/");
         let _ = unblock_signals();
+        // With duplicates of everything.
+        let _ = File::open("/dev/null").and_then(|null| Ok(rustix::stdio::dup2_stdin(null)?));
         CliError::new(format!("can't start {} ({error})", path.display()), "install the program again")
     }
 }
 
-/// From now on signals arrive that were blocked since the program before this one.
+/// Keeps signals from arriving before they are handled: some would end the process.
+///
+/// # Errors
+/// If the system refuses.
+pub(super) fn block_signals() -> io::Result<()> {
+    Ok(handled_signals().thread_block()?)
+}
+
+/// From now on signals arrive that were blocked.
 ///
 /// # Errors
 /// If the system refuses.
@@ -207,17 +227,17 @@ pub(super) fn unblock_signals() -> io::Result<()> {
 }
 
 fn handled_signals() -> SigSet {
-    [Signal::SIGHUP, Signal::SIGUSR2].into_iter().collect()
+    [Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
 }
 
 /// Puts files and a state where the next program of this process finds them: in the place of stdin.
 fn pass<'a>(state: &State, files: impl Iterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
     let (mut near, far) = UnixStream::pair()?;
+    // Nobody reads before: what doesn't fit into the socket would wait for ever.
+    near.set_nonblocking(true)?;
     for file in files {
         fd_passing::send(&near, b" ", Some(file))?;
     }
-    // It isn't read before: what doesn't fit into the socket would wait for ever.
-    near.set_nonblocking(true)?;
     near.write_all(&serde_json::to_vec(state)?)?;
     near.shutdown(Shutdown::Write)?;
     rustix::stdio::dup2_stdin(&far)?;

@@ -368,7 +368,10 @@ fn settings_file_with_a_password_must_be_private() {
     for url in ["postgres://ada:secret@h/d", "postgres://ada@h/d?password=secret"] {
         set(url, 0o644);
         let (what, fix) = failure(&installation, &["config", "check"], 1);
-        assert!(what.contains("holds the database's password and can be read by everybody"), "{what}");
+        assert!(
+            what.contains("holds the database's password in line 2 and can be read by everybody"),
+            "{what}"
+        );
         assert_eq!(fix, format!("run `chmod o= {}`", file.display()));
         set(url, 0o640);
         installation.json(&["config", "check"]);
