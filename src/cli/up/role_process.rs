@@ -195,9 +195,9 @@ impl RoleProcess {
         (state, [self.control.get_ref().as_fd(), self.pipes[0].as_fd(), self.pipes[1].as_fd()])
     }
 
-    /// The same process, which drains from now on.
-    pub(super) fn draining(self) -> Self {
-        Self { drains_since: Some(now()), ..self }
+    /// It drains from now on.
+    pub(super) fn begin_drain(&mut self) {
+        self.drains_since = Some(now());
     }
 
     /// For how long it has drained.

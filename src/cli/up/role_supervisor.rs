@@ -163,14 +163,15 @@ impl RoleSupervisor {
 
     /// Replaces the process of an earlier program. The proxy's connections go on: a new process takes over from the old one. Other
     /// roles are stopped first; their clients wait.
-    async fn replace(&mut self, old: RoleProcess) {
+    async fn replace(&mut self, mut old: RoleProcess) {
         if self.role() != Role::Proxy {
             old.signal(Signal::TERM);
             stop(old).await;
             return self.renew_ports();
         }
         // Already here, so that the start of the new process leaves it alone.
-        self.supervised.draining.push(old.draining());
+        old.begin_drain();
+        self.supervised.draining.push(old);
         match self.start_successor().await {
             Ok(new) => {
                 self.supervised.process = Some(new);
