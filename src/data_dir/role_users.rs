@@ -137,7 +137,7 @@ async fn set_up(
             }
             _ => {
                 done.open_connections +=
-                    set_password(store, &user, &text(url, &user)?, (&file, &draft)).await?
+                    set_password(store, &user, &text(url, &user)?, (&file, &draft)).await?;
             }
         }
         done.files.push(file);

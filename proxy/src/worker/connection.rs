@@ -34,6 +34,16 @@ pub(super) enum Phase {
     Resumed(Box<Session>),
 }
 
+/// What a session is made of, beside its grant.
+struct SessionParts {
+    tenant: Rc<Tenant>,
+    handle: SessionHandle,
+    responses: Rc<ResponseQueue>,
+    source: IpAddr,
+    protocol: Option<Protocol>,
+    input: Vec<u8>,
+}
+
 /// How serving a session ended.
 enum Served {
     Ended,
@@ -118,8 +128,9 @@ impl Worker {
         let client = ClientInfo::new(source, Some(protocol), responses.stream());
         let handle = tenant.register_resumed(&grant, client, since, &responses);
         self.note_expiry(&tenant, grant.permissions.expires_at);
-        let parts = (tenant, handle, responses);
-        let session = self.session(&grant, parts, source, Some(protocol), input);
+        let protocol = Some(protocol);
+        let parts = SessionParts { tenant, handle, responses, source, protocol, input };
+        let session = self.session(&grant, parts);
         self.spawn_connection(Phase::Resumed(session), guard);
     }
 
@@ -242,17 +253,12 @@ impl Worker {
             }
             None => Vec::new(),
         };
-        Ok(self.session(&grant, (tenant, session, responses), source, protocol, input))
+        let handle = session;
+        Ok(self.session(&grant, SessionParts { tenant, handle, responses, source, protocol, input }))
     }
 
-    fn session(
-        &self,
-        grant: &Grant,
-        (tenant, handle, responses): (Rc<Tenant>, SessionHandle, Rc<ResponseQueue>),
-        source: IpAddr,
-        protocol: Option<Protocol>,
-        input: Vec<u8>,
-    ) -> Box<Session> {
+    fn session(&self, grant: &Grant, parts: SessionParts) -> Box<Session> {
+        let SessionParts { tenant, handle, responses, source, protocol, input } = parts;
         Box::new(Session {
             responses,
             source,

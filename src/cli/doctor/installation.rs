@@ -111,7 +111,7 @@ async fn check_contents(
         match store_clock::warning(deviation) {
             None => report.ok("clock", "it agrees with the store's"),
             Some(text) if store_clock::is_refused(deviation) => {
-                report.problem("clock", text, store_clock::FIX)
+                report.problem("clock", text, store_clock::FIX);
             }
             Some(text) => report.warning("clock", text, store_clock::FIX),
         }
@@ -174,7 +174,7 @@ async fn check_docker(
         }
         Ok(Ok(Some(_))) => report.ok("image", "memcached's image is there"),
         Ok(Ok(None)) => {
-            report.warning("image", "there is no memcached image yet", "start `memgate up`, which builds it")
+            report.warning("image", "there is no memcached image yet", "start `memgate up`, which builds it");
         }
         Ok(Err(error)) => report.error("image", CliError::from_error(&error)),
         Err(_) => {}

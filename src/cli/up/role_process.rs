@@ -132,7 +132,7 @@ impl RoleProcess {
         // With its copies of the role's ends, so that a role that has ended is noticed.
         drop(command);
         let pid = Pid::from_child(&child);
-        let process = Self::watch(role, pid, control, pipes, group, format)?;
+        let process = Self::watch((role, pid), control, pipes, group, format)?;
         if let Some(group) = &process.group {
             // Before it gets its settings, which it waits for.
             group.add(pid.as_raw_nonzero().get().unsigned_abs())?;
@@ -154,15 +154,14 @@ impl RoleProcess {
         let mut next = || files.next().ok_or(io::Error::from(io::ErrorKind::UnexpectedEof));
         let (control, pipes) = (next()?, [next()?, next()?]);
         let pid = Pid::from_raw(state.pid).ok_or(io::ErrorKind::InvalidData)?;
-        let mut process = Self::watch(role, pid, control, pipes, group, format)?;
+        let mut process = Self::watch((role, pid), control, pipes, group, format)?;
         process.watchdog.has_started();
         process.drains_since = state.drains_since;
         Ok(process)
     }
 
     fn watch(
-        role: Role,
-        pid: Pid,
+        (role, pid): (Role, Pid),
         control: OwnedFd,
         pipes: [OwnedFd; 2],
         group: Option<RoleGroup>,
@@ -314,11 +313,12 @@ mod tests {
     #[tokio::test]
     async fn end_of_a_process_is_told_as_it_was() {
         for (script, expected) in [("exit 3", "exit status: 3"), ("kill -9 $$", "signal: 9 (SIGKILL)")] {
+            #[expect(clippy::zombie_processes, reason = "it is waited for by its descriptor")]
             let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
             let ((ours, _ends), pid) = (channels().unwrap(), Pid::from_child(&child));
             let Channels { control, pipes, .. } = ours;
             let mut process =
-                RoleProcess::watch(Role::Proxy, pid, control, pipes, None, LogFormat::Text).unwrap();
+                RoleProcess::watch((Role::Proxy, pid), control, pipes, None, LogFormat::Text).unwrap();
             let Ended::Exited(status) = process.ended_or_hung().await else { panic!("it hangs") };
             assert_eq!(status.unwrap().to_string(), expected);
         }
@@ -329,7 +329,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let ((ours, _ends), pid) = (channels().unwrap(), Pid::from_child(&child));
         let Channels { control, pipes, .. } = ours;
-        drop(RoleProcess::watch(Role::Proxy, pid, control, pipes, None, LogFormat::Text).unwrap());
+        drop(RoleProcess::watch((Role::Proxy, pid), control, pipes, None, LogFormat::Text).unwrap());
         assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
 }

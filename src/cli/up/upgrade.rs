@@ -247,13 +247,14 @@ fn pass<'a>(state: &State, files: impl Iterator<Item = BorrowedFd<'a>>) -> io::R
 /// The files of roles, in the order of their states.
 fn files_of(supervised: &[SupervisedRole]) -> impl Iterator<Item = BorrowedFd<'_>> {
     let ports = supervised.iter().flat_map(|role| role.ports.states().1);
-    ports
-        .chain(supervised.iter().flat_map(|role| role.processes()).flat_map(|(process, _)| process.state().1))
+    ports.chain(
+        supervised.iter().flat_map(SupervisedRole::processes).flat_map(|(process, _)| process.state().1),
+    )
 }
 
 impl State {
     fn of(program: &Program, settings: &Settings, supervised: &[SupervisedRole]) -> serde_json::Result<Self> {
-        let processes = supervised.iter().flat_map(|role| role.processes());
+        let processes = supervised.iter().flat_map(SupervisedRole::processes);
         Ok(Self {
             version: env!("BUILD_VERSION").to_owned(),
             program: program.path.clone(),

@@ -7,6 +7,7 @@ use store::{
     ClaimedDelivery, Database, DeliveryOutcome, DetectedSource, DisabledReason, InstanceState, LockWait,
     NotificationKind, NotificationKinds, Observed, Store, StoreOptions, WebhookFields,
 };
+use tokio::task::{JoinError, JoinSet};
 
 use crate::test_db::{DEADLINE, TestDb, sign_up};
 
@@ -17,6 +18,15 @@ const FIELDS: WebhookFields<'_> = WebhookFields {
     description: "",
     kinds: NotificationKinds::ALL,
 };
+
+/// Runs a task beside the test.
+fn beside<T: Send + 'static>(
+    task: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = Result<T, JoinError>> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
+    async move { tasks.join_next().await.unwrap() }
+}
 
 /// The store of a process that waits for locks for as long as a test does.
 async fn open(db: &TestDb) -> Store {
@@ -77,7 +87,7 @@ async fn delivery_that_is_added_while_another_one_ends_is_made() {
     fail(&store, &user).await;
     // Keeps the transaction that adds the delivery from ending: it counts the mail to this user last.
     let held = begin(&db, "LOCK TABLE mails IN ACCESS EXCLUSIVE MODE").await;
-    let detecting = tokio::spawn({
+    let detecting = beside({
         let store = store.clone();
         async move {
             let limits = store::MailLimits { to_recipient_per_hour: 5, in_total_per_hour: 100 };
@@ -85,7 +95,7 @@ async fn delivery_that_is_added_while_another_one_ends_is_made() {
         }
     });
     wait_for_waiting(&db, 1).await;
-    let finishing = tokio::spawn({
+    let finishing = beside({
         let store = store.clone();
         async move { store.finish_delivery(&claimed, &DeliveryOutcome::Delivered(200)).await.unwrap() }
     });
@@ -107,12 +117,12 @@ async fn delivery_ends_while_its_webhook_is_disabled_or_deleted() {
         let id = claimed.webhook.id.clone();
         let delivery = format!("SELECT 1 FROM webhook_deliveries WHERE id = '{}' FOR UPDATE", claimed.id);
         let held = begin(&db, &delivery).await;
-        let finishing = tokio::spawn({
+        let finishing = beside({
             let store = store.clone();
             async move { store.finish_delivery(&claimed, &DeliveryOutcome::Delivered(200)).await.map(drop) }
         });
         wait_for_waiting(&db, 1).await;
-        let ending = tokio::spawn({
+        let ending = beside({
             let store = store.clone();
             async move {
                 if deletes {
@@ -143,12 +153,12 @@ async fn notification_is_added_while_a_webhook_of_its_user_is_disabled() {
     fail(&store, &user).await;
     // The one in the middle: who waits for it has locked the first one, and needs the last one.
     let held = begin(&db, &format!("SELECT 1 FROM webhooks WHERE id = '{}' FOR UPDATE", ids[1])).await;
-    let detecting = tokio::spawn({
+    let detecting = beside({
         let store = store.clone();
         async move { store.detect_notifications(DetectedSource::FailedCaches, None).await.map(drop) }
     });
     wait_for_waiting(&db, 1).await;
-    let disabling = tokio::spawn({
+    let disabling = beside({
         let (store, id) = (store.clone(), ids[2].clone());
         async move { store.disable_webhook(&id, DisabledReason::Gone, None).await }
     });
