@@ -54,7 +54,9 @@ impl Composed {
 
     fn json(&self, arguments: &[&str]) -> Value {
         let output = self.memgate(&[arguments, &["--json"]].concat());
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (said(&output.stdout), said(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {stderr}{stdout}");
         serde_json::from_slice(&output.stdout).unwrap()
     }
 

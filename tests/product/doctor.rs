@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 use testkit::Postgres;
@@ -113,9 +113,12 @@ fn debug_file_has_no_secret_and_no_address() {
     let url = postgres.url().replace("postgres@", "postgres:SECRETdatabase@");
     let installation = Installation::with_postgres(url);
     installation.json(&["migrate", "--roles"]);
-    let mail = installation.dir().join("mail-password");
+    // Where the web UI may read it.
+    let folder = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+    let mail = folder.path().join("mail-password");
     fs::write(&mail, "SECRETmailfile\n").unwrap();
-    fs::set_permissions(&mail, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(Command::new("chown").arg("memgate-webui").arg(&mail).status().unwrap().success());
+    fs::set_permissions(&mail, fs::Permissions::from_mode(0o600)).unwrap();
     let settings = installation.data().join("memgate.toml");
     fs::write(
         &settings,
