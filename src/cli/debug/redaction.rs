@@ -11,6 +11,8 @@ const LENGTH_MIN: usize = 6;
 const TOKENS: [&str; 2] = ["mg_", "mgk_"];
 /// Characters of a token's id.
 const ID_LENGTH: usize = 12;
+/// Shorter words aren't taken for keys.
+const KEY_LENGTH_MIN: usize = 40;
 
 /// Hides known secrets, and what looks like one.
 #[derive(Debug, Default)]
@@ -54,6 +56,9 @@ fn hide_in_line(line: &str) -> String {
 
 /// Hides the secret half of tokens, passwords of addresses, and e-mail addresses.
 fn hide_in_word(word: &str) -> String {
+    if is_like_a_key(word) {
+        return HIDDEN.to_owned();
+    }
     for prefix in TOKENS {
         if let Some(start) = word.find(prefix) {
             let end = start + prefix.len() + ID_LENGTH;
@@ -74,6 +79,16 @@ fn hide_in_word(word: &str) -> String {
     }
 }
 
+/// Whether a word looks like a line of a key: long, and in base64. A digest has no capital letters.
+fn is_like_a_key(word: &str) -> bool {
+    let has = |is: fn(&u8) -> bool| word.as_bytes().iter().any(|byte| is(byte));
+    word.len() >= KEY_LENGTH_MIN
+        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(&byte))
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_digit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +105,7 @@ mod tests {
             ("postgres://a:b@c/d", "postgres://***@c/d"),
             ("mail to <ada@example.org>, twice", "mail to <***@***>, twice"),
             ("a@b", "a@b"),
+            ("key=MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg", "key=***"),
             ("line\nhunter2\n", "line\n***\n"),
         ] {
             assert_eq!(redaction.apply(text), shown);
