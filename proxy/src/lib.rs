@@ -38,6 +38,7 @@ mod thread;
 mod transport;
 mod worker;
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -58,6 +59,7 @@ use backend::wake::WakeRequester;
 use buffers::BufferBudget;
 use descriptors::Descriptors;
 use grants::Grants;
+use mailbox::Inbox;
 use metrics::Metrics;
 use report::heartbeat::Heartbeat;
 use report::{connections, usage, wake};
@@ -102,9 +104,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let Process { shutdown, reload, health, listeners, takeover } = process;
     let listeners = listeners.take_or_bind(config.listen, config.workers());
-    let address = config.listen;
-    let bind_error = |source| Error::Bind { address, source };
-    let listeners = listeners.map_err(bind_error)?;
+    let listeners = listeners.map_err(|source| Error::Bind { address: config.listen, source })?;
     let descriptors = Descriptors::reserve(config.connections, listeners.len());
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
@@ -152,12 +152,7 @@ pub async fn run(
         workers,
     });
 
-    let mut threads = Vec::new();
-    for (index, (listener, inbox)) in listeners.into_iter().zip(inboxes).enumerate() {
-        listener::listen(&listener).map_err(bind_error)?;
-        threads.push(Worker::start(index, inbox, shared.clone())?);
-        threads.push(Acceptor::start(index, listener, shared.clone())?);
-    }
+    let threads = start_threads(listeners, inboxes, &shared)?;
     tracing::info!(listen = %shared.config.listen, workers = shared.workers.len(), "accepting connections");
     if let Some(predecessor) = takeover.take_predecessor() {
         takeover::spawn_receiver(predecessor, shared.clone())?;
@@ -169,6 +164,22 @@ pub async fn run(
     drained.finished(FOLLOW_STOP_TIMEOUT).await;
     heartbeat.deregister().await;
     error.map_or(Ok(()), Err)
+}
+
+/// Starts a worker and an acceptor for each listener, which listens from then on.
+fn start_threads(
+    listeners: Vec<TcpListener>,
+    inboxes: Vec<Inbox>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<JoinHandle<()>>, Error> {
+    let mut threads = Vec::new();
+    for (index, (listener, inbox)) in listeners.into_iter().zip(inboxes).enumerate() {
+        let address = shared.config.listen;
+        listener::listen(&listener).map_err(|source| Error::Bind { address, source })?;
+        threads.push(Worker::start(index, inbox, shared.clone())?);
+        threads.push(Acceptor::start(index, listener, shared.clone())?);
+    }
+    Ok(threads)
 }
 
 /// Waits until all threads have ended. After the time limit `drained` begins, and they close the connections that are left.

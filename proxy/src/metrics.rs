@@ -222,6 +222,11 @@ impl Metrics {
         self.buffered_limit.set(i64::try_from(buffer_bytes).unwrap_or(i64::MAX));
     }
 
+    /// Whether there are as many client connections as there may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.connections.get() >= self.connections_limit.get()
+    }
+
     /// The number of open client connections.
     pub(crate) fn connections_open(&self) -> usize {
         usize::try_from(self.connections.get()).unwrap_or(0)

@@ -209,7 +209,7 @@ impl Up {
             }
             None => match self.prepare_in_time(&shutdown, inherited.is_some()).await? {
                 Some(installation) => installation,
-                None => return Ok(()),
+                None => return self.stop_inherited(inherited.take()).await,
             },
         };
         let renews_certificate = self.ca.is_some();
@@ -218,7 +218,7 @@ impl Up {
             Some(inherited) => inherited.into_roles(&self.settings, self.system_users.as_ref())?,
             None => SupervisedRole::all_new(RoleListeners::bind(&self.settings)?),
         };
-        let mut is_announced = false;
+        let (mut is_announced, mut reload) = (false, common.reload.clone());
         loop {
             let common = Common { leaving: CancellationToken::new(), ..common.clone() };
             let supervisor =
@@ -232,7 +232,7 @@ impl Up {
                 outcome = supervisor.run(on_ready) => outcome?,
                 never = tell_of_shutdown(&shutdown) => match never {},
                 never = ca::renew(self.data_dir.path(), &self.settings, self.system_users.as_ref()), if renews_certificate => match never {},
-                never = self.wait_for_upgrade(&mut requests, &common) => match never {},
+                never = self.wait_for_upgrade(&mut requests, &mut reload, &common.leaving) => match never {},
             };
             match outcome {
                 Outcome::Stopped => {
@@ -249,9 +249,22 @@ impl Up {
         }
     }
 
+    /// Stops the roles of the program before this one: the shutdown has begun before they were taken over.
+    async fn stop_inherited(&self, inherited: Option<Inherited>) -> Result<(), CliError> {
+        let Some(inherited) = inherited else { return Ok(()) };
+        for mut role in inherited.into_roles(&self.settings, self.system_users.as_ref())? {
+            role_supervisor::stop_all(&mut role).await;
+        }
+        Ok(())
+    }
+
     /// Lets the supervisor leave the roles to the program on disk when an upgrade is asked for and it could go on.
-    async fn wait_for_upgrade(&self, requests: &mut UpgradeRequests, common: &Common) -> Infallible {
-        let mut reload = common.reload.clone();
+    async fn wait_for_upgrade(
+        &self,
+        requests: &mut UpgradeRequests,
+        reload: &mut Reload,
+        leaving: &CancellationToken,
+    ) -> Infallible {
         loop {
             tokio::select! {
                 () = requests.next() => {}
@@ -269,7 +282,7 @@ impl Up {
             match checked {
                 Ok(version) => {
                     tracing::info!(from = env!("BUILD_VERSION"), to = version, "upgrading");
-                    common.leaving.cancel();
+                    leaving.cancel();
                     return std::future::pending().await;
                 }
                 Err(error) => {
@@ -360,6 +373,8 @@ impl Up {
         if ca.is_some() {
             ca::issue_server_certificate(data_dir.path(), settings, system_users.as_ref())?;
         }
+        // While nothing is started or replaced yet.
+        Role::ALL.into_iter().try_for_each(|role| role.visible_settings(settings, data_dir).map(drop))?;
         tokio::select! {
             prepared = prepare_docker(settings, data_dir, &installation) => prepared.map(|()| Some(installation.clone())),
             () = shutdown.begun() => Ok(None),

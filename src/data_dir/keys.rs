@@ -9,6 +9,7 @@ use store::{KeyFingerprint, LaneKey, Store, TokenKey};
 
 use super::DataDir;
 use super::entries::{exists, io_error};
+use crate::ca;
 use crate::output::CliError;
 use crate::system_users::SystemUsers;
 
@@ -130,6 +131,9 @@ impl DataDir {
     pub(crate) fn secrets(&self) -> Vec<String> {
         let read = |name| private_file::read(&self.path().join(name), SECRET_LENGTH_MAX, None).ok();
         let text = |content: private_file::Content| String::from_utf8_lossy(&content.bytes).trim().to_owned();
-        [TOKEN_KEY, LANE_KEY].into_iter().filter_map(read).map(text).collect()
+        let files = [TOKEN_KEY, LANE_KEY, ca::CA_KEY, ca::SERVER_KEY].into_iter().filter_map(read).map(text);
+        // Of a key in PEM each line by itself, but for its first and last, which are no secret.
+        let lines = files.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
+        lines.filter(|line| !line.starts_with("-----")).collect()
     }
 }

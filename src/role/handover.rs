@@ -10,6 +10,8 @@ use daemon::fd_passing;
 
 const CHUNK: usize = 8 << 10;
 
+/// What comes with the socket to a successor, through the control channel.
+pub(crate) const SUCCESSOR: &[u8] = b"s";
 /// What a role says through its control channel once its successor has taken over.
 pub(crate) const TAKEN_OVER: &[u8] = b"t";
 

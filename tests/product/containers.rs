@@ -59,8 +59,9 @@ fn the_web_ui_cannot_reach_a_cache() {
     let any = "0.0.0.0:0".parse().unwrap();
     let port = Port::bind(any, 1).unwrap();
     assert!(!reaches_with(&port.listeners()[0], user_of("webui"), address), "with a socket of root's");
-    // The attack itself works.
-    assert!(reaches_with(&listener::bind(any, 1).unwrap()[0], user_of("webui"), address));
+    // The attack itself works, unless the kernel lets no socket connect that has listened, root's neither (seen with 6.18).
+    let reaches_by = |user| reaches_with(&listener::bind(any, 1).unwrap()[0], user, address);
+    assert_eq!(reaches_by(user_of("webui")), reaches_by(0));
     let after = product.json(&["instance", "show", &ada.email]);
     assert_eq!((&after["generation"], &after["container"]), (&before["generation"], &before["container"]));
     assert_eq!(client.get("steady"), Ok(Some(b"value".to_vec())));

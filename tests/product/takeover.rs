@@ -161,7 +161,7 @@ fn upgrade_under_load(clients: usize, count: usize) {
     let (tls, load, supervisor) = (trusting(&product), Load::default(), product.supervisor());
     let mut upgrades = Vec::new();
     let times = std::thread::scope(|scope| {
-        let _stopped = SetOnDrop(&load.is_stopped);
+        let stopped = SetOnDrop(&load.is_stopped);
         let (product, ada, load, tls) = (&product, &ada, &load, &tls);
         let threads: Vec<_> = (0..clients.div_ceil(CLIENTS_PER_THREAD))
             .map(|thread| {
@@ -199,7 +199,7 @@ fn upgrade_under_load(clients: usize, count: usize) {
             let go_on = || progress().0 > before.0 + REQUESTS_MIN && progress().1 > before.1;
             wait_until(deadline_in(60), "clients go on", go_on);
         }
-        drop(_stopped);
+        drop(stopped);
         let mut times: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         times.sort_unstable();
         times

@@ -18,6 +18,8 @@ use crate::metrics::ConnectionGuard;
 use crate::metrics::denials::{ClientInfo, Subject};
 use crate::worker::Shared;
 
+/// Messages that can't be understood; after so many, nothing more of the old process is taken.
+const FAULTS_MAX: usize = 16;
 /// Delay before a grant is looked up again that couldn't be read.
 const RETRY_BACKOFF: Duration = Duration::from_millis(200);
 
@@ -36,27 +38,35 @@ pub(crate) fn spawn(predecessor: OwnedFd, shared: Arc<Shared>) -> Result<(), Err
     thread::Builder::new().name("takeover".to_owned()).spawn(receive).map(drop).map_err(Error::Thread)
 }
 
-/// Receives until the old process has ended.
+/// Receives until the old process has ended, or has sent too much that isn't a session. What it hasn't sent by then stays with it.
 fn receive_all(predecessor: &OwnedFd, shared: &Arc<Shared>, runtime: &Handle) {
     let mut buffer = vec![0; PACKET_MAX];
-    let mut received: u64 = 0;
-    loop {
+    let (mut received, mut faults): (u64, usize) = (0, 0);
+    while faults < FAULTS_MAX {
         let session = match fd_passing::receive(predecessor, &mut buffer) {
             Ok(message) if message.length == 0 => break,
             Ok(message) => packet::decode(&buffer, message),
             Err(error) => Err(error),
         };
         match session {
+            // The old process was allowed more, or sends what it makes up.
+            Ok(_) if shared.metrics.is_full() => {
+                faults = faults.saturating_add(1);
+                tracing::warn!("no room for a connection of the old process: closed it");
+            }
             Ok(session) => {
                 received = received.saturating_add(1);
                 let guard = ConnectionGuard::new(&shared.metrics.connections);
                 runtime.spawn(resume(shared.clone(), session, guard, false));
             }
             // Its client has left, or the old process sends what this one doesn't understand.
-            Err(error) => tracing::warn!(%error, "failed to take over a connection"),
+            Err(error) => {
+                faults = faults.saturating_add(1);
+                tracing::warn!(%error, "failed to take over a connection");
+            }
         }
     }
-    tracing::info!(received, "the old process has ended");
+    tracing::info!(received, faults, "nothing more is taken from the old process");
 }
 
 /// Goes on with a session, if its token is still valid: sends it to the worker that owns its tenant.

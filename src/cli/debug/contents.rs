@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::redaction::Redaction;
 use super::settings::harmless;
-use crate::cli::up::{LockHolder, lock_holder};
+use crate::cli::up::{health_address, lock_holder};
 use crate::cli::{doctor, status};
 use crate::data_dir::DataDir;
 use crate::database_url;
@@ -58,7 +58,7 @@ pub(super) fn collect(
         Entry { name: "log.txt", text: log_text(log) },
     ];
     for (role, [health, metrics]) in Role::ALL.into_iter().zip(ROLE_FILES) {
-        let address = address(role, up.as_ref(), &settings);
+        let address = health_address(up.as_ref(), role, &settings);
         for (name, path) in [(health, "/status"), (metrics, "/metrics")] {
             let got = runtime.block_on(health_check::answer(address, path));
             entries.push(Entry { name, text: got.unwrap_or_else(|why| format!("{address}: {why}\n")) });
@@ -76,11 +76,6 @@ const ROLE_FILES: [[&str; 2]; 3] = [
     ["proxy-health.json", "proxy-metrics.txt"],
     ["webui-health.json", "webui-metrics.txt"],
 ];
-
-fn address(role: Role, up: Option<&LockHolder>, settings: &Settings) -> std::net::SocketAddr {
-    let known = up.and_then(|up| up.health.iter().find(|(known, _)| *known == role));
-    known.map_or_else(|| role.health(settings), |(_, address)| *address)
-}
 
 fn entry(name: &'static str, document: &impl Serialize) -> Entry {
     let text = serde_json::to_string_pretty(document);

@@ -199,6 +199,11 @@ impl RoleProcess {
         self.drains_since = Some(now());
     }
 
+    /// It has drained for long enough.
+    pub(super) fn end_drain(&mut self, drain: Duration) {
+        self.drains_since = Some(now().saturating_sub(drain));
+    }
+
     /// For how long it has drained.
     pub(super) fn drains_for(&self) -> Duration {
         self.drains_since.map_or(Duration::ZERO, |since| now().since(since))
@@ -255,7 +260,7 @@ impl RoleProcess {
     /// # Errors
     /// If it has ended.
     pub(super) fn announce_successor(&self, socket: &OwnedFd) -> io::Result<()> {
-        fd_passing::send(&self.control, b"s", Some(socket.as_fd()))
+        fd_passing::send(&self.control, handover::SUCCESSOR, Some(socket.as_fd()))
     }
 
     /// Waits until its successor has taken over.

@@ -175,10 +175,11 @@ impl RoleSupervisor {
         match self.start_successor().await {
             Ok(new) => {
                 self.supervised.process = Some(new);
-                if let [oldest, rest @ ..] = self.supervised.draining.as_slice()
-                    && rest.len() >= DRAINING_MAX
+                if self.supervised.draining.len() > DRAINING_MAX
+                    && let Some(oldest) = self.supervised.draining.first_mut()
                 {
                     oldest.signal(Signal::TERM);
+                    oldest.end_drain(Duration::from_secs(self.settings.proxy.drain));
                 }
             }
             Err(error) => {
@@ -198,7 +199,7 @@ impl RoleSupervisor {
         let started = self.start(Some(predecessor)).await;
         let mut new = started.inspect_err(|_| self.supervised.ports.cancel_takeover())?;
         if let Some(old) = self.supervised.draining.last() {
-            // One that has ended meanwhile keeps nothing from its successor.
+            // One that has ended meanwhile has nothing to hand over.
             let _ = old.announce_successor(&successor);
         }
         drop(successor);
@@ -233,8 +234,8 @@ impl RoleSupervisor {
         }
     }
 
-    /// Waits until the newest of the processes that drain says that it has a successor. If it doesn't, the new process counts: one
-    /// that was broken into mustn't keep others from taking over.
+    /// Waits until the newest of the processes that drain says that it has a successor. If it doesn't say so, it's enough that the new
+    /// process is ready: an old one that was broken into can't stop an upgrade.
     async fn until_taken_over(&self, pid: u32) {
         let health = self.role().health(&self.settings);
         let is_ready = async {

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use store::{
-    DenialCause, DenialRecord, DisabledReason, InstanceState, NotificationKind, NotificationKinds,
-    WebhookFields, now,
-};
+use store::{DenialCause, DenialRecord, DisabledReason, InstanceState, NotificationKind, now};
 
 use crate::notifications::{DAY, detect, notified, set_state};
-use crate::test_db::{TestDb, sign_up};
+use crate::test_db::{TestDb, WEBHOOK, sign_up};
 
 // W-31: neither a clock that was ahead nor what a broken proxy dates ahead ends what is told.
 async fn times_ahead_end_no_notifications(db: TestDb) {
@@ -44,13 +41,7 @@ async fn notifications_at_will_push_out_no_others(db: TestDb) {
     let (user, _) = sign_up(&store, "ada@example.org").await;
     set_state(&store, &user, InstanceState::Failed).await;
     assert_eq!(detect(&store).await, [NotificationKind::CacheFailed]);
-    let fields = WebhookFields {
-        url: "https://a.example/",
-        host: "a.example",
-        description: "",
-        kinds: NotificationKinds::ALL,
-    };
-    let webhook = store.create_webhook(&user.id, &fields).await.unwrap();
+    let webhook = store.create_webhook(&user.id, &WEBHOOK).await.unwrap();
     for _ in 0..210 {
         store.send_test(&webhook).await.unwrap();
     }

@@ -9,7 +9,7 @@ use store::{
 };
 use tokio::task::JoinSet;
 
-use crate::test_db::{TestDb, first_cache, sign_up, token_key};
+use crate::test_db::{TestDb, WEBHOOK, first_cache, sign_up, token_key};
 
 const LIMITS: MailLimits = MailLimits { to_recipient_per_hour: 5, in_total_per_hour: 100 };
 pub(crate) const DAY: Duration = Duration::from_hours(24);
@@ -66,14 +66,8 @@ async fn a_leak_is_notified_once_by_several_processes(db: TestDb) {
     let (store, key) = (db.open().await, token_key());
     let token = NewToken::generate(&key, "web shop");
     let user = store.sign_up(&crate::test_db::new_user("ada@example.org"), &token).await.unwrap();
-    let all = WebhookFields {
-        url: "https://a.example/",
-        host: "a.example",
-        description: "",
-        kinds: NotificationKinds::ALL,
-    };
-    let none = WebhookFields { kinds: [NotificationKind::CacheFailed].into_iter().collect(), ..all };
-    store.create_webhook(&user.id, &all).await.unwrap();
+    let none = WebhookFields { kinds: [NotificationKind::CacheFailed].into_iter().collect(), ..WEBHOOK };
+    store.create_webhook(&user.id, &WEBHOOK).await.unwrap();
     store.create_webhook(&user.id, &none).await.unwrap();
     let found = LeakReport::new(&token.token, "https://git.example/a", "commit");
     assert!(store.report_leak(&key, &token.token, &found).await.unwrap());
@@ -346,13 +340,7 @@ async fn mail_goes_to_those_who_want_it_within_limits(db: TestDb) {
 async fn notifications_are_bounded_and_end_with_the_account(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
-    let fields = WebhookFields {
-        url: "https://a.example/",
-        host: "a.example",
-        description: "",
-        kinds: NotificationKinds::ALL,
-    };
-    let webhook = store.create_webhook(&user.id, &fields).await.unwrap();
+    let webhook = store.create_webhook(&user.id, &WEBHOOK).await.unwrap();
     for _ in 0..205 {
         store.send_test(&webhook).await.unwrap();
         // Of tests fewer are kept.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use store::{MailKind, MailLimits, MailOutcome, NewMail, NotificationKinds, WebhookFields};
+use store::{MailKind, MailLimits, MailOutcome, NewMail};
 
-use crate::test_db::{TestDb, new_session, sign_up};
+use crate::test_db::{TestDb, WEBHOOK, new_session, sign_up};
 
 const LIMITS: MailLimits = MailLimits { to_recipient_per_hour: 5, in_total_per_hour: 100 };
 
@@ -24,13 +24,7 @@ async fn what_may_have_ended_since_the_backup_is_ended(db: TestDb) {
     store.create_session(&new_session("session", &user.id)).await.unwrap();
     store.add_pending_sign_in("pending", &user.id).await.unwrap();
     assert!(store.send_reset_link("ada@example.org", &LIMITS).await.unwrap());
-    let fields = WebhookFields {
-        url: "https://a.example/",
-        host: "a.example",
-        description: "",
-        kinds: NotificationKinds::ALL,
-    };
-    let webhook = store.create_webhook(&user.id, &fields).await.unwrap();
+    let webhook = store.create_webhook(&user.id, &WEBHOOK).await.unwrap();
     store.send_test(&webhook).await.unwrap();
     let ended = [
         "SELECT COUNT(*) FROM sessions",

@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
-use store::{Database, NewSession, NewToken, NewUser, Store, StoreError, StoreOptions, TokenKey, User};
+use store::{
+    Database, NewSession, NewToken, NewUser, NotificationKinds, Store, StoreError, StoreOptions, TokenKey,
+    User, WebhookFields,
+};
 
 use crate::postgres_server;
 
@@ -132,6 +135,14 @@ impl TestDb {
 }
 
 /// A new token key.
+/// A webhook that gets all notifications.
+pub(crate) const WEBHOOK: WebhookFields<'static> = WebhookFields {
+    url: "https://a.example/",
+    host: "a.example",
+    description: "",
+    kinds: NotificationKinds::ALL,
+};
+
 pub(crate) fn token_key() -> TokenKey {
     let folder = tempfile::tempdir().unwrap();
     TokenKey::load_or_create(&folder.path().join("token.key")).unwrap()

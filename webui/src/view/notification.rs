@@ -121,7 +121,7 @@ pub(crate) fn text(notification: &Notification) -> String {
     }
 }
 
-/// The same in a mail, with ids instead of names, hosts and messages. Anybody can sign up with a stranger's address, and mustn't
+/// The same in a mail, with ids instead of names, hosts and messages. Anybody can sign up with somebody else's address, and mustn't
 /// write to them in the operator's name.
 pub(crate) fn mail_text(notification: &Notification) -> String {
     let mut without_names = notification.clone();

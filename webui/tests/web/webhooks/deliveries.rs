@@ -90,7 +90,7 @@ async fn a_leaked_token_is_told_by_webhook_and_by_mail() {
     }
     assert_eq!(site.store.waiting_mails().await.unwrap(), 0);
     let mail = told;
-    // Nor what its user has written: anybody can sign up with a stranger's address.
+    // Nor what its user has written: anybody can sign up with somebody else's address.
     assert!(!mail.text.contains("default") && !mail.text.contains("first"), "{}", mail.text);
     assert!(mail.text.contains("http://memgate.test/account/notifications"), "{}", mail.text);
     // What the finder of a token writes isn't sent in our name.
