@@ -81,7 +81,7 @@ fn hide_in_word(word: &str) -> String {
 
 /// Whether a word looks like a line of a key: long, and in base64. A digest has no capital letters.
 fn is_like_a_key(word: &str) -> bool {
-    let has = |is: fn(&u8) -> bool| word.as_bytes().iter().any(|byte| is(byte));
+    let has = |is: fn(&u8) -> bool| word.as_bytes().iter().any(is);
     word.len() >= KEY_LENGTH_MIN
         && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(&byte))
         && has(u8::is_ascii_uppercase)
