@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::rows::{LISTED_MAX, QUERIED_MAX, ROW_BYTES_MAX, read_row, read_rows};
 use crate::token::{Permissions, ScramKeys, TokenId, TokenSecret};
 use crate::tokens::{TokenColumns, token_columns};
-use crate::{InstanceState, Store, StoreError, TokenKey, UserState, now, token};
+use crate::{InstanceState, Store, StoreError, Timestamp, TokenKey, UserState, now, token};
 
 /// A token with its user, cache, instance and route.
 #[derive(Clone)]
@@ -200,18 +200,24 @@ impl Store {
         Ok(valid(rows, read_at))
     }
 
-    /// Reads the first `limit` grants, in the order of their tokens' ids behind `after`, that are not revoked and whose
-    /// users and caches aren't suspended. An invalid one is left out.
+    /// Reads the first `limit` grants, in the order of their tokens' ids behind `after`, of tokens that have been used
+    /// since `since`, are not revoked, and whose users and caches aren't suspended. An invalid one is left out.
     ///
     /// # Errors
     /// Fails if the database does.
-    pub async fn active_grants(&self, after: Option<&TokenId>, limit: i64) -> Result<Vec<Grant>, StoreError> {
+    pub async fn grants_used_since(
+        &self,
+        since: Timestamp,
+        after: Option<&TokenId>,
+        limit: i64,
+    ) -> Result<Vec<Grant>, StoreError> {
         let read_at = self.revision().await?;
         let sql = select_grants!(
-            "WHERE t.id > $1 AND t.revoked_at IS NULL AND u.state = 'active' AND c.suspended = 0 ORDER BY t.id LIMIT $2"
+            "JOIN token_uses x ON x.token_id = t.id WHERE x.used_at >= $1 AND x.token_id > $2 AND t.revoked_at IS NULL \
+             AND u.state = 'active' AND c.suspended = 0 ORDER BY x.token_id LIMIT $3"
         );
         let after = after.map_or("", TokenId::as_str);
-        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(after).bind(limit))?;
+        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(since).bind(after).bind(limit))?;
         Ok(valid(rows, read_at))
     }
 }

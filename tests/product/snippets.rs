@@ -145,7 +145,10 @@ impl Shown<'_> {
             "python" => command(python(), &reader.write("main.py", code)),
             "flask" => command(python(), &reader.write("main.py", &format!("{code}{usage}"))),
             "django" => {
-                reader.write("settings.py", code);
+                reader.write(
+                    "settings.py",
+                    &format!("from pathlib import Path\nBASE_DIR = Path(__file__).parent\n{code}"),
+                );
                 let start =
                     "import os, django\nos.environ['DJANGO_SETTINGS_MODULE'] = 'settings'\ndjango.setup()\n";
                 command(python(), &reader.write("main.py", &format!("{start}{usage}")))
@@ -209,9 +212,9 @@ fn python() -> PathBuf {
 /// Rails' part of it: `config.cache_store` becomes `Rails.cache`.
 fn rails(code: &str, usage: &str) -> String {
     format!(
-        "require \"active_support\"\nrequire \"active_support/cache\"\nrequire \"openssl\"\n\
+        "require \"active_support\"\nrequire \"active_support/cache\"\nrequire \"openssl\"\nrequire \"pathname\"\n\
+         module Rails; class << self; attr_accessor :cache; def root = Pathname.new(__dir__); end; end\n\
          config = Struct.new(:cache_store).new\n{code}\n\
-         module Rails; class << self; attr_accessor :cache; end; end\n\
          Rails.cache = ActiveSupport::Cache.lookup_store(*config.cache_store)\n{usage}"
     )
 }

@@ -162,6 +162,16 @@
     ask();
   }
 
+  // The language that was looked at last, on every page of a new token.
+  const languages = [...document.querySelectorAll("input[name=language]")];
+  try {
+    const last = languages.find((input) => input.id === localStorage.getItem("language"));
+    if (last) last.checked = true;
+    for (const input of languages) input.addEventListener("change", () => localStorage.setItem("language", input.id));
+  } catch {
+    // The browser keeps nothing for this site.
+  }
+
   // On a phone the tabs scroll: the current one is in view.
   const tab = document.querySelector(".cache-tabs [aria-current=page]");
   if (tab) tab.parentElement.scrollLeft = tab.offsetLeft - tab.parentElement.offsetLeft - 24;

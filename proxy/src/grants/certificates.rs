@@ -93,11 +93,9 @@ impl Grants {
             Ok(None) => return Verdict::Denied(LoginOutcome::Unknown),
             Err(Unavailable) => return Verdict::Unavailable,
         };
-        if binding.not_after <= self.now() {
-            return Verdict::Denied(LoginOutcome::Expired);
-        }
         match self.deny_reason(&grant, source) {
             Some(outcome) => Verdict::Denied(outcome),
+            None if binding.not_after <= self.now() => Verdict::Denied(LoginOutcome::CertificateEnded),
             None => Verdict::Granted(grant),
         }
     }

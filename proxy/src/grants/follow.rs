@@ -20,7 +20,9 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(200);
 
 /// So many changed tokens of one cache are read one by one, more of them in one query.
 const SINGLE_READS_MAX: usize = 4;
-/// Grants that are read at start, so that their first logins wait for no look-up, and how many of them at a time.
+/// Tokens that have been used so recently are read at start, so that applications that come back wait for no look-up.
+const PRELOADED_USED_WITHIN: Duration = Duration::from_hours(24);
+/// So many of them, and so many at a time.
 const PRELOADED_MAX: usize = 100_000;
 const PRELOADED_AT_ONCE: i64 = 1000;
 /// Interval at which grants are forgotten that are of no use any more.
@@ -127,11 +129,12 @@ impl Grants {
         }
     }
 
-    /// Reads the active tokens ahead. Those that can't be read are read when they first log in.
+    /// Reads the tokens ahead that are in use. Others, and those that can't be read, are read when they first log in.
     pub(super) async fn preload(&self) {
+        let since = self.now().saturating_sub(PRELOADED_USED_WITHIN);
         let mut last = None;
         while self.known.len() < PRELOADED_MAX {
-            let read = self.store.active_grants(last.as_ref(), PRELOADED_AT_ONCE);
+            let read = self.store.grants_used_since(since, last.as_ref(), PRELOADED_AT_ONCE);
             let grants = match timeout(STORE_TIMEOUT, read).await {
                 Ok(Ok(grants)) => grants,
                 Ok(Err(error)) => return tracing::warn!(%error, "failed to read the tokens ahead"),
@@ -178,13 +181,11 @@ pub(crate) async fn follow(
     grants.applied.send_replace(feed.revision());
     grants.metrics.feed.read.set(feed.revision());
     grants.metrics.feed.applied.set(feed.revision());
-    tokio::select! {
-        () = grants.preload() => {}
-        () = shutdown.begun() => return None,
-    }
     grants.mark_alive();
     grants.metrics.feed.last_current.set_now();
     health.ready();
+    let ahead = grants.clone();
+    drained.spawn_until_stopped(async move { ahead.preload().await });
     let progress = health.watch_loop("the task that follows the store");
     let (fatal, received) = oneshot::channel();
     drained.spawn_until_stopped(async move {

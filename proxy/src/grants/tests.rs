@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use store::{Database, Fingerprint, NewToken, NewUser, Permissions, Token};
+use store::{Database, Fingerprint, NewToken, NewUser, Permissions, Token, TokenUse};
 use tempfile::TempDir;
 
 use super::*;
@@ -28,6 +28,14 @@ impl Fixture {
         let user = NewUser { email, password_hash: None, plan: "default", is_admin: false };
         self.grants.store.sign_up(&user, &token).await.unwrap();
         token.token
+    }
+
+    /// Records that tokens have been used, a time ago.
+    async fn use_tokens(&self, tokens: &[&Token], ago: Duration) {
+        let at = self.grants.now().saturating_sub(ago);
+        let uses: Vec<_> =
+            tokens.iter().map(|token| TokenUse { token: token.id(), at, source: SOURCE.into() }).collect();
+        self.grants.store.record_token_uses(&uses).await.unwrap();
     }
 
     /// Creates more tokens for the cache of `token`.
@@ -58,12 +66,13 @@ fn key(folder: &TempDir) -> TokenKey {
 async fn wrong_secrets_take_turns_like_unknown_ids() {
     let fixture = Fixture::new().await;
     let (known, unknown) = (fixture.sign_up("ann@example.com").await, Token::generate());
+    fixture.use_tokens(&[&known], Duration::ZERO).await;
     fixture.grants.preload().await;
     let mut running = Vec::new();
     for _ in 0..lookups::RUNNING_MAX {
         running.push(fixture.grants.lookups.turn(SOURCE.into()).await.unwrap());
     }
-    // A right secret waits for nothing, although the token has never been used.
+    // A right secret waits for nothing, although the token hasn't been used since the start.
     assert!(matches!(fixture.check(&known, &known).await, Verdict::Granted(_)));
     let mut of_known = pin!(fixture.check(&known, &unknown));
     let mut of_unknown = pin!(fixture.check(&unknown, &unknown));
@@ -119,6 +128,8 @@ async fn many_tokens_of_one_cache_come_after_others() {
     let fixture = Fixture::new().await;
     let (ann, bob) = (fixture.sign_up("ann@example.com").await, fixture.sign_up("bob@example.com").await);
     let many = fixture.create_tokens(&ann, 40, &Permissions::ALL).await;
+    let all: Vec<&Token> = many.iter().chain([&ann, &bob]).collect();
+    fixture.use_tokens(&all, Duration::ZERO).await;
     let mut feed = fixture.grants.store.feed().await.unwrap();
     fixture.grants.preload().await;
     assert_eq!(fixture.grants.known.len(), 42);
@@ -148,8 +159,12 @@ async fn tokens_that_nobody_can_log_in_with_are_forgotten() {
     let ann = fixture.sign_up("ann@example.com").await;
     let expired = Permissions { expires_at: Some(Timestamp::from_millis(1)), ..Permissions::ALL };
     let expired = fixture.create_tokens(&ann, 3, &expired).await;
+    let unused = fixture.create_tokens(&ann, 3, &Permissions::ALL).await;
+    let used: Vec<&Token> = expired.iter().chain([&ann]).collect();
+    fixture.use_tokens(&used, Duration::ZERO).await;
+    fixture.use_tokens(&[&unused[0]], Duration::from_hours(25)).await;
     fixture.grants.preload().await;
-    assert_eq!(fixture.grants.known.len(), 1, "expired ones aren't read ahead");
+    assert_eq!(fixture.grants.known.len(), 1, "neither expired nor unused ones are read ahead");
     for token in &expired {
         let verdict = fixture.check(token, token).await;
         assert!(matches!(verdict, Verdict::Denied(LoginOutcome::Expired)), "{verdict:?}");

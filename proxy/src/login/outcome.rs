@@ -11,6 +11,8 @@ pub(crate) enum LoginOutcome {
     WrongSecret,
     Revoked,
     Expired,
+    /// The client certificate has expired or been revoked.
+    CertificateEnded,
     /// The token doesn't allow the client's network.
     SourceDenied,
     /// Valid, but of another user than the connection's.
@@ -39,13 +41,14 @@ pub(crate) enum LoginOutcome {
 }
 
 impl LoginOutcome {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Success,
         Self::Malformed,
         Self::Unknown,
         Self::WrongSecret,
         Self::Revoked,
         Self::Expired,
+        Self::CertificateEnded,
         Self::SourceDenied,
         Self::OtherUser,
         Self::Suspended,
@@ -70,6 +73,7 @@ impl LoginOutcome {
             Self::WrongSecret => "wrong_secret",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
+            Self::CertificateEnded => "certificate_ended",
             Self::SourceDenied => "source_denied",
             Self::OtherUser => "other_user",
             Self::Suspended => "suspended",

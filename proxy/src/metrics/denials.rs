@@ -202,6 +202,7 @@ impl LoginOutcome {
             Self::WrongSecret => DenialCause::WrongSecret,
             Self::Revoked => DenialCause::Revoked,
             Self::Expired => DenialCause::Expired,
+            Self::CertificateEnded => DenialCause::CertificateEnded,
             Self::SourceDenied => DenialCause::Source,
             Self::Suspended => DenialCause::Suspended,
             Self::ConnectionLimit => DenialCause::Limit,

@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion, version,
 };
-use store::{Fingerprint, Scopes, Timestamp, Token, now};
+use store::{DenialCause, Fingerprint, Scopes, Timestamp, Token, now};
 
 use super::connection::UNAVAILABLE;
 use super::tls::{Secured, ask, connect, open, wait_until};
@@ -263,6 +263,8 @@ fn revoked_certificate_ends_its_connections_and_no_others() {
         }
         let mut again = connect(&proxy, &lost_config);
         ask(&mut again, b"get a\r\n", UNAUTHENTICATED);
+        let denials = proxy.wait_for_denials(&token, 1);
+        assert!(denials.iter().all(|it| it.cause == DenialCause::CertificateEnded), "{denials:?}");
         // Its owner may still log in with the token's secret.
         ask(&mut again, text::login(&token).as_bytes(), b"STORED\r\n");
         ask(&mut other, b"get a\r\n", UNAVAILABLE.as_bytes());

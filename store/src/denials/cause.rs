@@ -15,6 +15,8 @@ pub enum DenialCause {
     Expired,
     /// The token is revoked.
     Revoked,
+    /// The client certificate has expired or been revoked; its token may be active.
+    CertificateEnded,
     /// The token's user or cache is suspended.
     Suspended,
     /// The client's address is in none of the token's networks.
@@ -52,6 +54,7 @@ impl DenialCause {
             Self::WrongSecret,
             Self::Expired,
             Self::Revoked,
+            Self::CertificateEnded,
             Self::Suspended,
             Self::Source,
             Self::Plaintext,
@@ -77,6 +80,7 @@ impl DenialCause {
             Self::WrongSecret => "wrong_secret",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::CertificateEnded => "certificate_ended",
             Self::Suspended => "suspended",
             Self::Source => "source",
             Self::Plaintext => "plaintext",
@@ -108,8 +112,9 @@ impl DenialCause {
                 "The username is right, but not the password: it is mistyped, cut off, or another token's."
             }
             Self::WrongSecret => "The username is right, but the password isn't.",
-            Self::Expired => "The token has expired.",
+            Self::Expired => "The token has expired, or has been replaced by another.",
             Self::Revoked => "The token has been revoked.",
+            Self::CertificateEnded => "The client certificate has been revoked, or has expired.",
             Self::Suspended => "The account or the cache is suspended.",
             Self::Source => "The token may not be used from that address.",
             Self::Plaintext => {
@@ -148,8 +153,16 @@ impl DenialCause {
             Self::Mistyped | Self::WrongSecret => {
                 "Give the application the username and password of the same token, or a new token."
             }
-            Self::Expired | Self::Revoked => "Give the application that still uses it a new token.",
-            Self::Suspended => "Ask the operator of this service.",
+            Self::Expired | Self::Revoked => {
+                "Give the application that still uses it a new token, or the one that has replaced it."
+            }
+            Self::CertificateEnded => {
+                "Create another certificate on the token's page, and give it to the application."
+            }
+            Self::Suspended => {
+                "Resume the cache in its settings. If the account is suspended, or the operator has suspended the \
+                 cache, ask the operator of this service."
+            }
             Self::Source => {
                 "Connect from one of the token's networks, or create a token that allows this one."
             }

@@ -2,7 +2,7 @@
 
 use store::{
     DesiredState, Instance, InstanceState, NewOperation, Observed, OperationError, OperationKind, Store,
-    StoreError, UserState,
+    StoreError, TokenUse, UserState, now,
 };
 
 use crate::test_db::{TestDb, sign_up};
@@ -35,7 +35,12 @@ async fn suspended_cache_refuses_its_tokens_and_stays_so_whatever_its_user_is(db
     let first = store.request_operation(cache, SUSPEND).await.unwrap();
     assert_eq!(feed.next().await.unwrap().caches, std::slice::from_ref(cache));
     assert_eq!((is_active().await, desired().await), (false, DesiredState::Suspended));
-    assert!(store.active_grants(None, 10).await.unwrap().is_empty());
+    let at = now();
+    store
+        .record_token_uses(&[TokenUse { token: token.token.id(), at, source: [192, 0, 2, 1].into() }])
+        .await
+        .unwrap();
+    assert!(store.grants_used_since(at, None, 10).await.unwrap().is_empty());
     assert!(store.cache(cache).await.unwrap().unwrap().suspended);
     for new in [NewOperation::Restart, NewOperation::Flush, NewOperation::Resize { memory_mb: 128 }] {
         let refused = refusal(&store, cache, new).await;

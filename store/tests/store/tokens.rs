@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use store::{
     Grant, InstanceState, LeakReport, NewToken, Observed, ScramKeys, Store, StoreError, Token, TokenId,
-    TokenRow, User, UserState,
+    TokenRow, TokenUse, User, UserState, now,
 };
 
 use crate::test_db::{TestDb, first_cache, new_user, sign_up, token_key};
@@ -284,10 +284,23 @@ async fn grants_of_a_cache_and_of_active_tokens(db: TestDb) {
     let one = store.grant(&first.token.id()).await.unwrap().unwrap();
     let same = of_cache.iter().find(|grant| grant.token == one.token).unwrap();
     assert_eq!(format!("{same:?}"), format!("{one:?}"));
+    let (used_at, unused) = (now(), NewToken::generate(&token_key(), "unused"));
+    store.create_token(&cache, &unused).await.unwrap();
+    let tokens: Vec<TokenId> =
+        more.iter().chain([&first, &other]).map(|new| new.token.id()).chain([unused.token.id()]).collect();
+    let at = |token: &TokenId| {
+        if *token == unused.token.id() { used_at.saturating_sub(Duration::from_mins(1)) } else { used_at }
+    };
+    let uses: Vec<_> = tokens
+        .iter()
+        .map(|token| TokenUse { token: *token, at: at(token), source: [192, 0, 2, 1].into() })
+        .collect();
+    store.record_token_uses(&uses).await.unwrap();
     // In pages, in the order of ids.
     let mut all = Vec::new();
     loop {
-        let page = store.active_grants(all.last().map(|grant: &Grant| &grant.token), 2).await.unwrap();
+        let after = all.last().map(|grant: &Grant| &grant.token);
+        let page = store.grants_used_since(used_at, after, 2).await.unwrap();
         if page.is_empty() {
             break;
         }
@@ -297,7 +310,7 @@ async fn grants_of_a_cache_and_of_active_tokens(db: TestDb) {
     expected.sort_unstable_by_key(TokenId::to_string);
     assert_eq!((all.len(), ids(&all)), (expected.len(), expected));
     suspend(&db, &grace).await;
-    assert_eq!(store.active_grants(None, 100).await.unwrap().len(), 5);
+    assert_eq!(store.grants_used_since(used_at, None, 100).await.unwrap().len(), 5);
 }
 
 async fn suspend(db: &TestDb, user: &User) {

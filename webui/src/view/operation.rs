@@ -89,7 +89,7 @@ impl Cost {
                 "The contents are kept, if the plan was warm already when the cache last started.",
             ),
             NewOperation::Restart => Self::lost(
-                "memcached stops and starts again. Requests wait for about a second. Connections, address and tokens stay.",
+                "memcached stops and starts again. Requests wait for about a second, and fail if it takes much longer. Connections, address and tokens stay.",
             ),
             NewOperation::Flush => Self::lost(
                 "Every item is removed at once, without a restart. Connections, address and tokens stay.",

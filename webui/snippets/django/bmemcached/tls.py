@@ -7,7 +7,7 @@ CACHES = {
         "OPTIONS": {
             "username": "@USERNAME@",
             "password": "@PASSWORD@",
-            "tls_context": ssl.create_default_context(cafile="@CA_FILE@"),
+            "tls_context": ssl.create_default_context(cafile=BASE_DIR / "@CA_FILE@"),
         },
     }
 }

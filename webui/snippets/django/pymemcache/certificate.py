@@ -1,7 +1,7 @@
 import ssl
 
-memgate_tls = ssl.create_default_context(cafile="@CA_FILE@")
-memgate_tls.load_cert_chain("@CERTIFICATE_FILE@", "@KEY_FILE@")
+memgate_tls = ssl.create_default_context(cafile=BASE_DIR / "@CA_FILE@")
+memgate_tls.load_cert_chain(BASE_DIR / "@CERTIFICATE_FILE@", BASE_DIR / "@KEY_FILE@")
 
 CACHES = {
     "default": {

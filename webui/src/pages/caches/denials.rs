@@ -23,6 +23,7 @@ struct Page {
     layout: Layout,
     header: Header,
     denials: Vec<DenialView>,
+    endpoint: String,
 }
 
 pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Result<Response, PageError> {
@@ -32,6 +33,7 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Res
         layout: Layout::signed_in(&own.me),
         header: Header::new(&app, &own, Tab::Denials).await?,
         denials: denials.into_iter().map(view).collect(),
+        endpoint: app.endpoint.to_string(),
     };
     render(StatusCode::OK, &page)
 }

@@ -89,8 +89,15 @@ pub(crate) struct About {
     /// Where the code goes, if that isn't the reader's choice.
     #[serde(default)]
     pub(crate) file: String,
+    /// Where certificates go.
+    #[serde(default = "working_folder")]
+    pub(crate) folder: String,
     #[serde(default)]
     pub(crate) notes: Vec<String>,
+}
+
+fn working_folder() -> String {
+    "in the folder in which your application starts".to_owned()
 }
 
 /// An entry of `index.json`.
