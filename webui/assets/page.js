@@ -106,7 +106,7 @@
 
   // Notices and figures, while the page is visible and when the cache's state changes.
   function refresh(figures) {
-    let state = document.getElementById("state").dataset.state;
+    let state = document.getElementById("state")?.dataset.state;
 
     async function load() {
       if (document.hidden) return;
@@ -116,7 +116,7 @@
         const page = new DOMParser().parseFromString(await response.text(), "text/html");
         for (const part of figures.querySelectorAll("[data-part]")) {
           const next = page.querySelector(`[data-part="${part.dataset.part}"]`);
-          // A link that has the focus keeps it.
+          // What has the focus keeps it.
           if (!next || next.innerHTML === part.innerHTML || part.contains(document.activeElement)) continue;
           part.replaceChildren(...next.childNodes);
         }
@@ -125,7 +125,7 @@
       }
     }
 
-    setInterval(load, 10000);
+    setInterval(load, Number(figures.dataset.seconds ?? 10) * 1000);
     document.addEventListener("visibilitychange", load);
     document.addEventListener("cache-state", (event) => {
       if (event.target.dataset.state === state) return;
@@ -152,6 +152,7 @@
           const text = use.fix ? `${use.text} ${use.fix}` : use.text;
           if (line.textContent !== text) line.textContent = text;
           line.dataset.firstUse = use.state;
+          line.className = use.state === "connected" ? "banner success" : "";
         }
         if (use.state === "connected") clearInterval(timer);
       } catch {

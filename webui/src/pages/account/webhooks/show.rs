@@ -81,7 +81,7 @@ const DONE: [(&str, &str); 4] = [
     ("saved", "The webhook is changed. Everything sent from now on uses the new settings."),
     ("enabled", "The webhook is enabled."),
     ("disabled", "The webhook is disabled. Nothing is sent to it."),
-    ("sending", "It is being sent. Open this page again to see what came of it."),
+    ("sending", "It is being sent. What came of it appears below, or when you open this page again."),
 ];
 
 pub(crate) async fn show(
