@@ -42,6 +42,7 @@ async fn a_key_is_created_copied_and_revoked() {
             flow.click("[data-copy=api-key]").await;
             harness::eventually("copied", || async { copy.text().await.unwrap() == "Copied" }).await;
         }
+        flow.click("[data-api-key] summary").await;
         flow.click("[data-api-key] button").await;
         flow.find("#revoked").await;
         flow.click(".inactive summary").await;
