@@ -123,6 +123,12 @@ impl KeyFile {
         text
     }
 
+    /// Whether the keys are those of another key file, also if that has another certificate.
+    pub(crate) fn has_same_keys(&self, other: &Self) -> bool {
+        let keys = |file: &Self| [&file.installation, &file.token_key, &file.lane_key].map(String::clone);
+        keys(self) == keys(other)
+    }
+
     /// Whether it has a certificate of TLS.
     pub(crate) fn has_tls(&self) -> bool {
         self.tls.is_some()

@@ -30,6 +30,7 @@ fn contents_are_complete(package: &str) {
     for (file, access) in [
         ("./usr/bin/memgate", "-rwxr-xr-x"),
         ("./usr/lib/systemd/system/memgate.service", "-rw-r--r--"),
+        ("./usr/lib/systemd/system/memgate-proxy.service", "-rw-r--r--"),
         ("./usr/lib/systemd/system/memgate-backup.service", "-rw-r--r--"),
         ("./usr/lib/systemd/system/memgate-backup.timer", "-rw-r--r--"),
         ("./usr/share/man/man1/memgate.1.gz", "-rw-r--r--"),

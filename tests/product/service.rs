@@ -49,7 +49,7 @@ fn unit_files_are_what_systemd_understands() {
         std::fs::write(folder.path().join(&name), text).unwrap();
         names.push(name);
     }
-    assert_eq!(names.len(), 3, "{names:?}");
+    assert_eq!(names.len(), 4, "{names:?}");
     let mut verify = Command::new("systemd-analyze");
     verify.arg("verify").args(names.iter().map(|name| folder.path().join(name)));
     let output = verify.output().unwrap();

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::data_dir::DataDir;
 use crate::output::CliError;
-use crate::role::runtime;
+use crate::role::{Role, runtime};
 use crate::settings::Settings;
 
 /// Bytes that are read of a certificate file.
@@ -39,12 +39,23 @@ impl Findings {
     /// Checks all settings.
     pub(in crate::cli) fn of(settings: &Settings, data_dir: &DataDir) -> Self {
         let mut findings = Self::default();
-        findings.addresses(settings);
+        findings.addresses(&settings.listeners());
         findings.values(settings);
         findings.certificates(settings);
         findings.docker(settings);
         findings.scram(settings);
         findings.contents(settings, data_dir);
+        findings
+    }
+
+    /// Checks what a proxy that runs alone uses of the settings.
+    pub(in crate::cli) fn of_proxy(settings: &Settings) -> Self {
+        let mut findings = Self::default();
+        let own = Role::Proxy.own_settings(settings);
+        let listeners = own.listeners().into_iter().filter(|(key, _)| key.starts_with("proxy."));
+        findings.addresses(&listeners.collect::<Vec<_>>());
+        findings.values(&own);
+        findings.certificates(&own);
         findings
     }
 
@@ -58,8 +69,7 @@ impl Findings {
     }
 
     /// Each listener has a port of its own.
-    fn addresses(&mut self, settings: &Settings) {
-        let all = settings.listeners();
+    fn addresses(&mut self, all: &[(&str, SocketAddr)]) {
         for (at, (key, address)) in all.iter().enumerate() {
             if address.port() == 0 {
                 self.problem(format!("{key} is {address}, which has no port"), "give a port from 1 to 65535");
