@@ -8,6 +8,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use serde::Serialize;
+use x509_parser::pem::Pem;
 
 use crate::data_dir::DataDir;
 use crate::output::CliError;
@@ -16,6 +17,9 @@ use crate::settings::Settings;
 
 /// Bytes that are read of a certificate file.
 const CERTIFICATE_MAX: u64 = 1 << 20;
+
+/// How a certificate's block of PEM is named.
+const CERTIFICATE: &str = "CERTIFICATE";
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -135,8 +139,10 @@ impl Findings {
             Ok(text) => text,
             Err(error) => return self.unreadable(key, file, &error),
         };
-        let parsed = x509_parser::pem::parse_x509_pem(&text).ok();
-        let validity = parsed.as_ref().and_then(|(_, pem)| Some(pem.parse_x509().ok()?.validity().clone()));
+        // A key file begins with another block.
+        let is_certificate = |pem: &Pem| pem.label == CERTIFICATE;
+        let found = Pem::iter_from_buffer(&text).filter_map(Result::ok).find(is_certificate);
+        let validity = found.as_ref().and_then(|pem| Some(pem.parse_x509().ok()?.validity().clone()));
         match validity {
             None => self.problem(format!("{key}: {shown} contains no certificate"), "write it in PEM"),
             Some(it) if !it.is_valid() => {

@@ -368,10 +368,10 @@ impl RoleSupervisor {
 
 /// Stops all processes of a role, at the same time. Returns how the newest has ended, unless it drains.
 pub(super) async fn stop_all(supervised: &mut SupervisedRole) -> Option<ExitStatus> {
-    // Clients are refused from now on, and don't wait.
-    supervised.ports.close();
     let (draining, newest) = (std::mem::take(&mut supervised.draining), supervised.process.take());
     draining.iter().chain(&newest).for_each(|process| process.signal(Signal::TERM));
+    // Clients are refused from now on, and don't wait.
+    supervised.ports.close();
     let stopping: JoinSet<Option<ExitStatus>> = draining.into_iter().map(stop).collect();
     let newest = async { stop(newest?).await };
     tokio::join!(newest, stopping.join_all()).0
