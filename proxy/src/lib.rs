@@ -153,7 +153,7 @@ pub async fn run(
     });
 
     let threads = match start_threads(listeners, inboxes, &shared) {
-        // Whoever keeps the port has closed it for the shutdown.
+        // The process that keeps the port has closed it for the shutdown.
         Err(Error::Bind { .. }) if shutdown.has_begun() => Vec::new(),
         threads => threads?,
     };

@@ -30,7 +30,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::listeners::{Keeper, RoleListeners};
+use self::listeners::{PortScope, RoleListeners};
 use self::lock::Lock;
 pub(crate) use self::lock::{LockHolder, health_address, lock_holder};
 pub(crate) use self::lone_proxy::{ProxyArgs, run as run_proxy};
@@ -205,9 +205,9 @@ impl Up {
         let from = inherited.as_ref().map(|inherited| inherited.version().to_owned());
         let mut roles = match inherited.take() {
             Some(inherited) => {
-                inherited.into_roles(Keeper::Up, &self.settings, self.system_users.as_ref())?
+                inherited.into_roles(PortScope::Up, &self.settings, self.system_users.as_ref())?
             }
-            None => SupervisedRole::all_new(RoleListeners::bind(Keeper::Up, &self.settings)?),
+            None => SupervisedRole::all_new(RoleListeners::bind(PortScope::Up, &self.settings)?),
         };
         let (mut is_announced, mut reload) = (false, common.reload.clone());
         loop {
@@ -244,7 +244,7 @@ impl Up {
     /// Stops the roles of the program before this one: the shutdown has begun before they were taken over.
     async fn stop_inherited(&self, inherited: Option<Inherited>) -> Result<(), CliError> {
         let Some(inherited) = inherited else { return Ok(()) };
-        let roles = inherited.into_roles(Keeper::Up, &self.settings, self.system_users.as_ref())?;
+        let roles = inherited.into_roles(PortScope::Up, &self.settings, self.system_users.as_ref())?;
         for mut role in roles {
             role_supervisor::stop_all(&mut role).await;
         }
@@ -313,7 +313,7 @@ impl Up {
 
     /// Checks that the ports of changed settings are free.
     fn check_ports(&self) -> Result<(), CliError> {
-        Keeper::Up.require_free(&Settings::load(&self.global)?, &self.settings)
+        PortScope::Up.require_free(&Settings::load(&self.global)?, &self.settings)
     }
 
     /// Whether the program on disk or the settings aren't those in use. What can't be read counts as changed: the check says why.

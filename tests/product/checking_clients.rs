@@ -64,7 +64,7 @@ pub(crate) struct Load<'a> {
     lost: AtomicU64,
     /// Whether a connection may be lost. Its client logs in again.
     may_lose: AtomicBool,
-    /// Whoever has it keeps others from logging in for a short time.
+    /// Held while a client logs in for a short time.
     short: Mutex<()>,
     is_stopped: AtomicBool,
 }

@@ -155,7 +155,7 @@ fn lone_proxy_goes_on_if_the_new_one_dies() {
     }
 }
 
-// F-24: whoever has started it sees one process.
+// F-24: those who have started it see one process.
 #[test]
 fn lone_proxy_and_its_parent_end_together() {
     let mut beside = Beside::start();

@@ -18,7 +18,7 @@ const MIGRATE: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
 /// Whose ports are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeper {
+pub(super) enum PortScope {
     /// Those of all roles, of which some run as other users.
     Up,
     /// Those of a proxy that runs alone, as this user.
@@ -51,7 +51,7 @@ struct RolePort {
     is_used: bool,
 }
 
-impl Keeper {
+impl PortScope {
     /// The addresses of its ports, each with its setting and its role.
     fn ports(self, settings: &Settings) -> impl Iterator<Item = (Role, &'static str, SocketAddr)> {
         let roles: &[Role] = match self {
@@ -88,8 +88,8 @@ impl RoleListeners {
     ///
     /// # Errors
     /// Names all that can't be bound.
-    pub(super) fn bind(keeper: Keeper, settings: &Settings) -> Result<Self, CliError> {
-        Self::resume(keeper, settings, Vec::new(), &mut std::iter::empty())
+    pub(super) fn bind(scope: PortScope, settings: &Settings) -> Result<Self, CliError> {
+        Self::resume(scope, settings, Vec::new(), &mut std::iter::empty())
     }
 
     /// Goes on keeping the ports of an earlier program of this process that are in the settings still, and binds the others.
@@ -97,7 +97,7 @@ impl RoleListeners {
     /// # Errors
     /// Names all that can't be bound.
     pub(super) fn resume(
-        keeper: Keeper,
+        scope: PortScope,
         settings: &Settings,
         states: Vec<RolePortState>,
         sockets: &mut impl Iterator<Item = OwnedFd>,
@@ -110,7 +110,7 @@ impl RoleListeners {
             kept.push((state, port));
         }
         let (mut bound, mut conflicts) = (Vec::new(), Vec::new());
-        for (role, key, address) in keeper.ports(settings) {
+        for (role, key, address) in scope.ports(settings) {
             let is_kept =
                 |(state, _): &(RolePortState, Port)| state.key == key && state.port.address == address;
             if let Some(at) = kept.iter().position(is_kept) {
@@ -118,13 +118,13 @@ impl RoleListeners {
                 bound.push((role, RolePort { key, port, next: Vec::new(), is_used }));
                 continue;
             }
-            match keeper.bind_port(address, count(key, settings)) {
+            match scope.bind_port(address, count(key, settings)) {
                 Ok(port) => bound.push((role, RolePort { key, port, next: Vec::new(), is_used: false })),
                 Err(error) => conflicts.push(port_check::explain(key, address, &error)),
             }
         }
         CliError::all(conflicts).map_or(Ok(()), Err)?;
-        if keeper == Keeper::Up {
+        if scope == PortScope::Up {
             let_waiting_clients_move();
         }
         Ok(Self(bound))
@@ -250,19 +250,19 @@ mod tests {
             proxy: proxy::Config { listen: own, ..Settings::default().proxy },
             ..Settings::default()
         };
-        let error = |keeper: Keeper, settings: &Settings| {
-            keeper.require_free(settings, &in_use).err().map(|error| error.to_string())
+        let error = |scope: PortScope, settings: &Settings| {
+            scope.require_free(settings, &in_use).err().map(|error| error.to_string())
         };
         let mut settings = in_use.clone();
-        assert_eq!(error(Keeper::Up, &settings), None);
+        assert_eq!(error(PortScope::Up, &settings), None);
         settings.webui.listen = others;
-        let told = error(Keeper::Up, &settings).unwrap();
+        let told = error(PortScope::Up, &settings).unwrap();
         assert!(told.contains("(webui.listen) is in use") && !told.contains("proxy.listen"), "{told}");
-        assert_eq!(error(Keeper::LoneProxy, &settings), None, "a proxy that runs alone doesn't use it");
+        assert_eq!(error(PortScope::LoneProxy, &settings), None, "a proxy that runs alone doesn't use it");
         // One of its own, on another key.
         settings.proxy.health = own;
-        for keeper in [Keeper::Up, Keeper::LoneProxy] {
-            assert!(error(keeper, &settings).unwrap().contains("only with a restart"));
+        for scope in [PortScope::Up, PortScope::LoneProxy] {
+            assert!(error(scope, &settings).unwrap().contains("only with a restart"));
         }
     }
 }

@@ -6,7 +6,7 @@
 //! proxies. If the first proxy were the main process, a program of long ago would run until the next restart as their subreaper.
 //! The service manager alone could be told of another main process (`MAINPID=`), but neither shells nor containers.
 //!
-//! The proxy isn't started again when it ends: that is the affair of whoever has started this process, which ends with it.
+//! The proxy isn't started again when it ends: that is the affair of those who have started this process, which ends with it.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::listeners::{Keeper, RoleListeners};
+use super::listeners::{PortScope, RoleListeners};
 use super::role_group::GroupFolders;
 use super::role_supervisor::RoleSupervisor;
 use super::supervised::{Common, Problems, RoleEnd, SupervisedRole, until_ready};
@@ -148,8 +148,8 @@ impl LoneProxy<'_> {
             from = None;
         }
         let roles = match inherited.take() {
-            Some(inherited) => inherited.into_roles(Keeper::LoneProxy, &self.settings, None)?,
-            None => SupervisedRole::all_new(RoleListeners::bind(Keeper::LoneProxy, &self.settings)?),
+            Some(inherited) => inherited.into_roles(PortScope::LoneProxy, &self.settings, None)?,
+            None => SupervisedRole::all_new(RoleListeners::bind(PortScope::LoneProxy, &self.settings)?),
         };
         let proxy = roles.into_iter().find(|supervised| supervised.role == ROLE);
         let mut proxy = proxy.ok_or_else(|| CliError::new("there is no proxy", "report this bug"))?;
@@ -256,7 +256,7 @@ impl LoneProxy<'_> {
     /// Asks the program on disk whether it could go on, and checks new ports. Returns its version.
     async fn check_program(&self) -> Result<String, CliError> {
         let version = self.program.check().await?;
-        Keeper::LoneProxy.require_free(&read(self.args, self.global)?.1, &self.settings)?;
+        PortScope::LoneProxy.require_free(&read(self.args, self.global)?.1, &self.settings)?;
         Ok(version)
     }
 }

@@ -26,7 +26,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::listeners::{Keeper, RoleListeners, RolePortState};
+use super::listeners::{PortScope, RoleListeners, RolePortState};
 use super::role_group::RoleGroup;
 use super::role_process::{ProcessState, RoleProcess};
 use super::supervised::SupervisedRole;
@@ -371,12 +371,12 @@ impl Inherited {
     /// If a port of the settings can't be bound, or a process can't be watched.
     pub(super) fn into_roles(
         self,
-        keeper: Keeper,
+        scope: PortScope,
         settings: &Settings,
         system_users: Option<&SystemUsers>,
     ) -> Result<Vec<SupervisedRole>, CliError> {
         let Self { state, mut files, .. } = self;
-        let listeners = RoleListeners::resume(keeper, settings, state.ports, &mut files)?;
+        let listeners = RoleListeners::resume(scope, settings, state.ports, &mut files)?;
         let mut supervised = SupervisedRole::all_new(listeners);
         for RoleState { role, is_draining, process } in state.roles {
             let Some(role) = Role::ALL.into_iter().find(|it| it.name() == role) else { continue };
