@@ -233,6 +233,15 @@ mod tests {
         }
     }
 
+    // F-38.
+    #[test]
+    fn keys_are_compared_without_the_certificate() {
+        let renewed = key_file(Some("-----BEGIN CERTIFICATE-----"));
+        assert!(key_file(None).has_same_keys(&renewed));
+        let other = KeyFile { lane_key: "ef".repeat(32), ..key_file(None) };
+        assert!(!key_file(None).has_same_keys(&other));
+    }
+
     #[test]
     fn settings_are_completed_not_overridden() {
         let file = KeyFile { path: "/keys".into(), ..key_file(Some("-----BEGIN CERTIFICATE-----")) };

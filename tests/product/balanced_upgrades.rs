@@ -1,8 +1,9 @@
 //! Proxies that run alone behind HAProxy are upgraded one after the other, while one is killed and one is added.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -160,6 +161,34 @@ fn check_addresses(balanced: &Balanced, ada: &Credentials) {
     }
 }
 
+//
+/// A proxy of an unprivileged user runs no program that others than root and that user may change, and goes on without its key file.
+fn check_refusals(balanced: &Balanced) {
+    let Balanced { proxies, program, .. } = balanced;
+    let (_, proxy) = &proxies[0];
+    let newest = || proxy.children().last().copied();
+    let before = newest();
+    let refused = |reason: &str| {
+        proxy.upgrade(" no upgrade: ");
+        let log = proxy.read_log();
+        let line = log.lines().rfind(|line| line.contains(" no upgrade: ")).unwrap();
+        assert!(line.contains(reason), "{reason}: {line}");
+        assert_eq!(newest(), before);
+    };
+    program.replace();
+    chown(program.path(), Some(65_534), None).unwrap();
+    refused("others may change it");
+    program.replace();
+    let folder = program.path().parent().unwrap();
+    fs::set_permissions(folder, Permissions::from_mode(0o775)).unwrap();
+    refused("others may change it");
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    let (keys, aside) = (proxy.key_file(), proxy.key_file().with_extension("aside"));
+    fs::rename(&keys, &aside).unwrap();
+    refused("there is no key file");
+    fs::rename(&aside, &keys).unwrap();
+}
+
 /// A client at [`SOURCE`].
 struct AddressedClient(BufReader<TcpStream>);
 
@@ -200,6 +229,7 @@ fn upgrade_behind_a_load_balancer(clients: usize, count: usize) {
     let ada = balanced.product.add_user("ada@example.org");
     balanced.product.json(&["plan", "update", "default", "--connections", "4000"]);
     check_addresses(&balanced, &ada);
+    check_refusals(&balanced);
     let target = Target::new(&balanced.product, balanced.endpoint, &ada);
     let load = Load::new(&target);
     let times = load.run(clients, || {

@@ -125,6 +125,10 @@ impl LoneProxy {
         self.folder.join("memgate.toml")
     }
 
+    pub(crate) fn key_file(&self) -> PathBuf {
+        self.folder.join("proxy.keys")
+    }
+
     pub(crate) fn read_log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap()
     }
