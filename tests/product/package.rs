@@ -78,7 +78,7 @@ fn start_lone_proxy(machine: &Machine) {
         "printf '[proxy]\\nlisten = \"127.0.0.1:11212\"\\nhealth = \"127.0.0.1:9161\"\\n' > /etc/memgate/proxy.toml; \
          mkdir /etc/systemd/system/memgate-proxy.service.d; \
          printf '[Service]\\nExecStart=\\nExecStart=memgate proxy --data /var/lib/memgate --config /etc/memgate/proxy.toml\\n\
-         ReadWritePaths=/var/lib/memgate\\n' > /etc/systemd/system/memgate-proxy.service.d/data.conf; \
+         ReadWritePaths=/var/lib/memgate\\nSupplementaryGroups=memgate\\n' > /etc/systemd/system/memgate-proxy.service.d/data.conf; \
          systemctl daemon-reload; systemctl start memgate-proxy.service",
     );
     machine
