@@ -30,6 +30,8 @@ mod usage;
 mod usage_error;
 mod user;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::global_args::GlobalArgs;
@@ -69,12 +71,27 @@ web UI or run `memgate user add EMAIL` with the same --data.";
 const ROLE_HELP: &str = "\
 Example:
   memgate migrate --data /var/lib/memgate
-  memgate proxy --data /var/lib/memgate
   memgate provisioner --data /var/lib/memgate
   memgate webui --data /var/lib/memgate
 
-`memgate up` runs all three on one machine. Run `memgate migrate` as root before you run them one by one.
-A further proxy needs a key file instead of the data directory: see `memgate key export --help`.";
+`memgate up` runs these and the proxy on one machine. Run `memgate migrate` as root before you run them one by one.";
+
+const PROXY_HELP: &str = "\
+Examples:
+  memgate proxy --data /var/lib/memgate
+  memgate proxy --keys /etc/memgate/proxy.keys
+
+`memgate up` runs a proxy, and the other roles. This one runs alone: beside roles that are run one by one, or on another
+machine, with a key file instead of the data directory (see `memgate key export --help`).
+
+To upgrade it, put the new program in its place, or change settings, then send SIGHUP to this process, or run
+`systemctl reload memgate-proxy`. The new program is first asked whether it can work with the settings, the keys and the
+store: if not, nothing changes, and the log says why. Then a new proxy takes over the listening sockets and all plaintext
+connections, between two of their requests; TLS connections stay with the old one until they end or proxy.drain (1 hour) has
+passed. Otherwise SIGHUP has the certificate read again.
+
+SIGTERM and SIGINT end it. The proxy itself is a child of this process, which ends with its exit status, or 128 and the
+number of the signal that has ended it.";
 
 const STATUS_HELP: &str = "\
 Examples:
@@ -111,8 +128,8 @@ enum Command {
     Down(down::Down),
     Upgrade(upgrade::Upgrade),
     /// Run the proxy that applications connect to
-    #[command(after_help = ROLE_HELP)]
-    Proxy(role::ProxyArgs),
+    #[command(after_help = PROXY_HELP)]
+    Proxy(up::ProxyArgs),
     /// Run the provisioner, which reconciles containers with the desired state
     #[command(after_help = ROLE_HELP)]
     Provisioner(role::RoleArgs),
@@ -173,17 +190,17 @@ enum Command {
 }
 
 impl Args {
-    /// Runs the command.
+    /// Runs the command. Returns the exit status.
     ///
     /// # Errors
     /// If the command fails; the error carries its exit status.
-    pub(crate) fn run(self) -> Result<(), CliError> {
+    pub(crate) fn run(self) -> Result<ExitCode, CliError> {
         let global = &self.global;
-        match self.command {
+        let ran = match self.command {
             Command::Up(args) => up::run(&args, global),
             Command::Upgrade(upgrade) => upgrade.run(global),
             Command::Down(down) => down.run(global),
-            Command::Proxy(args) => role::run_proxy(&args, global),
+            Command::Proxy(args) => return up::run_proxy(&args, global),
             Command::Provisioner(args) => role::run(role::Role::Provisioner, &args, global),
             Command::Webui(args) => role::run(role::Role::Webui, &args, global),
             Command::User(command) => command.run(global),
@@ -207,7 +224,8 @@ impl Args {
             Command::Debug(debug) => debug.run(global),
             Command::Completion(completion) => completion.run(),
             Command::Manpage => completion::print_manpage(),
-        }
+        };
+        ran.map(|()| ExitCode::SUCCESS)
     }
 }
 

@@ -123,6 +123,12 @@ impl KeyFile {
         text
     }
 
+    /// Whether the keys are those of another key file, also if that has another certificate.
+    pub(crate) fn has_same_keys(&self, other: &Self) -> bool {
+        let keys = |file: &Self| [&file.installation, &file.token_key, &file.lane_key].map(String::clone);
+        keys(self) == keys(other)
+    }
+
     /// Whether it has a certificate of TLS.
     pub(crate) fn has_tls(&self) -> bool {
         self.tls.is_some()
@@ -225,6 +231,15 @@ mod tests {
             assert_eq!(read.lane_key, "cd".repeat(32));
             assert_eq!(read.tls.as_deref(), tls);
         }
+    }
+
+    // F-38.
+    #[test]
+    fn keys_are_compared_without_the_certificate() {
+        let renewed = key_file(Some("-----BEGIN CERTIFICATE-----"));
+        assert!(key_file(None).has_same_keys(&renewed));
+        let other = KeyFile { lane_key: "ef".repeat(32), ..key_file(None) };
+        assert!(!key_file(None).has_same_keys(&other));
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     };
     let json = args.global.json;
     match args.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => error.report(json),
     }
 }

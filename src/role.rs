@@ -3,7 +3,7 @@
 pub(crate) mod confinement;
 pub(crate) mod handover;
 mod hidden_sockets;
-mod installation_source;
+pub(crate) mod installation_source;
 mod keepalive;
 mod priority;
 mod store_metrics;
@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use daemon::health::{self, Health, ProcessInfo, STORE};
@@ -29,7 +29,6 @@ use self::installation_source::InstallationSource;
 use self::priority::Priority;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
-use crate::key_file::KeyFile;
 use crate::output::CliError;
 use crate::settings::Settings;
 use crate::system_users::{self, SystemUsers};
@@ -85,7 +84,7 @@ impl Role {
     }
 
     /// Whose user it is in a PostgreSQL database.
-    fn database_role(self) -> DatabaseRole {
+    pub(crate) fn database_role(self) -> DatabaseRole {
         match self {
             Self::Provisioner => DatabaseRole::Provisioner,
             Self::Proxy => DatabaseRole::Proxy,
@@ -182,73 +181,67 @@ impl Role {
     /// # Errors
     /// If the file with that user can't be read or trusted.
     pub(crate) fn visible_settings(self, settings: &Settings, data: &DataDir) -> Result<Settings, CliError> {
-        let mut visible =
-            Settings { store: settings.store.clone(), log: settings.log.clone(), ..Settings::default() };
+        let mut visible = self.own_settings(settings);
         visible.store.url = data.role_store_url(settings, self.database_role())?;
+        Ok(visible)
+    }
+
+    /// Its own section of the settings and the common ones.
+    pub(crate) fn own_settings(self, settings: &Settings) -> Settings {
+        let mut own =
+            Settings { store: settings.store.clone(), log: settings.log.clone(), ..Settings::default() };
         match self {
-            Self::Provisioner => visible.provisioner = settings.provisioner.clone(),
+            Self::Provisioner => own.provisioner = settings.provisioner.clone(),
             Self::Proxy => {
-                visible.proxy = settings.proxy.clone();
+                own.proxy = settings.proxy.clone();
                 // It dials nothing outside of them.
-                visible.provisioner.subnets = settings.provisioner.subnets.clone();
+                own.provisioner.subnets = settings.provisioner.subnets.clone();
             }
             Self::Webui => {
-                visible.webui = settings.webui.clone();
-                visible.limits = settings.limits.clone();
+                own.webui = settings.webui.clone();
+                own.limits = settings.limits.clone();
             }
         }
-        Ok(visible)
+        own
     }
 }
 
-/// Arguments of the proxy's subcommand.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ProxyArgs {
-    #[command(flatten)]
-    role: RoleArgs,
-    /// Without the data directory: the key file that `memgate key export` has written
-    #[arg(long, value_name = "FILE", conflicts_with = "supervised")]
-    keys: Option<PathBuf>,
-}
-
-/// Runs the proxy until SIGTERM or SIGINT.
-pub(crate) fn run_proxy(args: &ProxyArgs, global: &GlobalArgs) -> Result<(), CliError> {
-    let Some(keys) = &args.keys else { return run(Role::Proxy, &args.role, global) };
-    let key_file = KeyFile::read(keys)?;
-    let mut settings = Settings::load(global)?;
-    key_file.complete(&mut settings);
-    let source = InstallationSource::KeyFile(Box::new(key_file));
-    start(Role::Proxy, &settings, &source, Listeners::default(), Supervision::Alone(global))
+impl RoleArgs {
+    /// Whether `memgate up` has started it.
+    pub(crate) fn is_supervised(&self) -> bool {
+        self.supervised
+    }
 }
 
 /// Runs the role until SIGTERM or SIGINT.
 pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<(), CliError> {
-    let folder = DataDir::of(global);
-    let (settings, listeners, supervision) = if args.supervised {
+    if args.supervised {
         confinement::confine(args.run_as.as_ref(), role.capabilities(), role.priority())
             .map_err(|error| supervision_error("give up its privileges", &error))?;
-        let pipe =
-            keepalive::take_stdout().map_err(|error| supervision_error("show that it runs", &error))?;
-        let handed = handover::receive(rustix::stdio::stdin())
-            .and_then(|handed| confinement::close_stdin().map(|()| handed))
-            .map_err(|error| supervision_error("receive its settings on stdin", &error))?;
-        let settings = serde_json::from_slice(&handed.settings)
-            .map_err(|error| supervision_error("read its settings", &error.into()))?;
-        let takeover = Takeover::from_predecessor(handed.predecessor);
-        (
-            settings,
-            handed.listeners.into(),
-            Supervision::Supervised { pipe, control: handed.control, takeover },
-        )
-    } else {
-        let mut settings = Settings::load(global)?;
-        if rustix::process::geteuid().is_root() {
-            settings.store.url = folder.role_store_url(&settings, role.database_role())?;
-        }
-        folder.use_own_certificate(&mut settings);
-        (settings, Listeners::default(), Supervision::Alone(global))
-    };
-    start(role, &settings, &InstallationSource::DataDir(folder), listeners, supervision)
+        return run_supervised(role, &InstallationSource::DataDir(DataDir::of(global)));
+    }
+    let source = InstallationSource::find(None, global)?;
+    let settings = source.settings(role.database_role(), global)?;
+    start(role, &settings, &source, Listeners::default(), Supervision::Alone(global))
+}
+
+/// Runs a proxy that runs alone, in the child of the process that the operator has started, until SIGTERM or SIGINT.
+pub(crate) fn run_lone_proxy(keys: Option<&Path>, global: &GlobalArgs) -> Result<(), CliError> {
+    confinement::end_with_parent().map_err(|error| supervision_error("end with its parent", &error))?;
+    run_supervised(Role::Proxy, &InstallationSource::find(keys, global)?)
+}
+
+/// Runs the role with what its parent hands to it.
+fn run_supervised(role: Role, source: &InstallationSource) -> Result<(), CliError> {
+    let pipe = keepalive::take_stdout().map_err(|error| supervision_error("show that it runs", &error))?;
+    let handed = handover::receive(rustix::stdio::stdin())
+        .and_then(|handed| confinement::close_stdin().map(|()| handed))
+        .map_err(|error| supervision_error("receive its settings on stdin", &error))?;
+    let settings = serde_json::from_slice(&handed.settings)
+        .map_err(|error| supervision_error("read its settings", &error.into()))?;
+    let takeover = Takeover::from_predecessor(handed.predecessor);
+    let supervision = Supervision::Supervised { pipe, control: handed.control, takeover };
+    start(role, &settings, source, handed.listeners.into(), supervision)
 }
 
 fn start(
@@ -272,13 +265,13 @@ pub(crate) fn runtime() -> Result<Runtime, CliError> {
 
 /// Who started the role.
 enum Supervision<'a> {
-    /// `memgate up`, which is sent signs of life, and tells of a successor.
+    /// `memgate up`, or `memgate proxy` for a proxy that runs alone: it is sent signs of life, and tells of a successor.
     Supervised { pipe: File, control: Option<OwnedFd>, takeover: Takeover },
     /// Somebody else: the role reads the settings itself.
     Alone(&'a GlobalArgs),
 }
 
-/// Learns from `memgate up` which process is about to take over.
+/// Learns from the process that has started this one which is about to take over.
 async fn follow_control(control: Option<OwnedFd>, takeover: &Takeover) -> Infallible {
     let Some(control) = control.and_then(|control| readable_file::register(control).ok()) else {
         return std::future::pending().await;
@@ -287,7 +280,7 @@ async fn follow_control(control: Option<OwnedFd>, takeover: &Takeover) -> Infall
         let ready = tokio::select! {
             ready = control.readable() => ready,
             () = takeover.begun() => {
-                // `memgate up` waits for it.
+                // It is waited for.
                 let _ = fd_passing::send(&control, handover::TAKEN_OVER, None);
                 break;
             }
@@ -307,10 +300,10 @@ async fn follow_control(control: Option<OwnedFd>, takeover: &Takeover) -> Infall
     std::future::pending().await
 }
 
-/// Begins the shutdown when `memgate up` has ended.
+/// Begins the shutdown when the process has ended that has started this one.
 async fn end_with_supervisor(pipe: File, process: &Process) -> Infallible {
     keepalive::send(pipe, process.health.clone()).await;
-    tracing::warn!("`memgate up` has ended: stopping");
+    tracing::warn!("the process that has started this role has ended: stopping");
     process.shutdown.begin();
     std::future::pending().await
 }

@@ -152,7 +152,11 @@ pub async fn run(
         workers,
     });
 
-    let threads = start_threads(listeners, inboxes, &shared)?;
+    let threads = match start_threads(listeners, inboxes, &shared) {
+        // The process that keeps the port has closed it for the shutdown.
+        Err(Error::Bind { .. }) if shutdown.has_begun() => Vec::new(),
+        threads => threads?,
+    };
     tracing::info!(listen = %shared.config.listen, workers = shared.workers.len(), "accepting connections");
     if let Some(predecessor) = takeover.take_predecessor() {
         takeover::spawn_receiver(predecessor, shared.clone())?;

@@ -6,6 +6,7 @@ mod bind_mount;
 mod control_groups;
 mod listeners;
 mod lock;
+mod lone_proxy;
 pub(crate) mod port_check;
 mod role_group;
 mod role_log;
@@ -29,9 +30,10 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::listeners::RoleListeners;
+use self::listeners::{PortScope, RoleListeners};
 use self::lock::Lock;
 pub(crate) use self::lock::{LockHolder, health_address, lock_holder};
+pub(crate) use self::lone_proxy::{ProxyArgs, run as run_proxy};
 use self::role_group::{GroupFolders, RoleGroup};
 use self::supervised::{Common, Problems, SupervisedRole};
 use self::supervisor::{Outcome, Supervisor};
@@ -63,18 +65,7 @@ pub(crate) fn run(args: &UpArgs, global: &GlobalArgs) -> Result<(), CliError> {
     if args.check {
         return upgrade_check::run(&Settings::load(global)?, &DataDir::of(global));
     }
-    let failed = |error: std::io::Error| CliError::new(error.to_string(), "check the system's limits");
-    upgrade::block_signals().map_err(failed)?;
-    let mut inherited = args.resume.then(Inherited::receive).transpose()?;
-    let program = Rc::new(Program::current(inherited.as_ref()).map_err(failed)?);
-    let result = start(global, program.clone(), &mut inherited);
-    match (result, inherited) {
-        // It has taken nothing over yet.
-        (Err(error), Some(inherited)) if inherited.failure().is_none() => {
-            Err(program.restore(inherited, &error))
-        }
-        (result, _) => result,
-    }
+    upgrade::start_or_resume(args.resume, |program, inherited| start(global, program, inherited))
 }
 
 fn start(
@@ -82,10 +73,8 @@ fn start(
     program: Rc<Program>,
     inherited: &mut Option<Inherited>,
 ) -> Result<(), CliError> {
-    let settings = match inherited {
-        Some(inherited) => inherited.settings(global)?,
-        None => Settings::load(global)?,
-    };
+    let own = inherited.as_ref().map(Inherited::own_settings).transpose()?.flatten();
+    let settings = own.map_or_else(|| Settings::load(global), Ok)?;
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     let system_users = SystemUsers::ensure()?;
     let mut data_dir = DataDir::of(global);
@@ -97,7 +86,7 @@ fn start(
     }
     data_dir.prepare(&settings, system_users.as_ref())?;
     let lock = match inherited {
-        Some(inherited) => lock::resume(&inherited.lock, &settings)?,
+        Some(inherited) => lock::resume(inherited.lock()?, &settings)?,
         None => {
             let lock = lock::lock(&data_dir, &settings)?;
             if let Some(system_users) = &system_users {
@@ -215,8 +204,10 @@ impl Up {
         let renews_certificate = self.ca.is_some();
         let from = inherited.as_ref().map(|inherited| inherited.version().to_owned());
         let mut roles = match inherited.take() {
-            Some(inherited) => inherited.into_roles(&self.settings, self.system_users.as_ref())?,
-            None => SupervisedRole::all_new(RoleListeners::bind(&self.settings)?),
+            Some(inherited) => {
+                inherited.into_roles(PortScope::Up, &self.settings, self.system_users.as_ref())?
+            }
+            None => SupervisedRole::all_new(RoleListeners::bind(PortScope::Up, &self.settings)?),
         };
         let (mut is_announced, mut reload) = (false, common.reload.clone());
         loop {
@@ -240,7 +231,8 @@ impl Up {
                     return Ok(());
                 }
                 Outcome::Left(left) => {
-                    let error = self.program.replace(self.lock.file(), &self.loaded, &left);
+                    let error =
+                        self.program.replace(Some(self.lock.file()), &installation, &self.loaded, &left);
                     tracing::error!("{error}");
                     self.lock.record_upgrade(Err(error.to_string()));
                     roles = left;
@@ -252,7 +244,8 @@ impl Up {
     /// Stops the roles of the program before this one: the shutdown has begun before they were taken over.
     async fn stop_inherited(&self, inherited: Option<Inherited>) -> Result<(), CliError> {
         let Some(inherited) = inherited else { return Ok(()) };
-        for mut role in inherited.into_roles(&self.settings, self.system_users.as_ref())? {
+        let roles = inherited.into_roles(PortScope::Up, &self.settings, self.system_users.as_ref())?;
+        for mut role in roles {
             role_supervisor::stop_all(&mut role).await;
         }
         Ok(())
@@ -320,7 +313,7 @@ impl Up {
 
     /// Checks that the ports of changed settings are free.
     fn check_ports(&self) -> Result<(), CliError> {
-        port_check::require_free_beside(&Settings::load(&self.global)?, &self.settings)
+        PortScope::Up.require_free(&Settings::load(&self.global)?, &self.settings)
     }
 
     /// Whether the program on disk or the settings aren't those in use. What can't be read counts as changed: the check says why.

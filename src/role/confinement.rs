@@ -82,12 +82,34 @@ pub(super) fn confine(
     reduce_capabilities((kept, takeable), identity.is_some())?;
     // Last: a change of the user resets it.
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-    // A parent that ended before that sent no signal.
+    require_parent(parent)
+}
+
+/// A parent that ended before it was to send a signal then sent none.
+fn require_parent(parent: Option<Pid>) -> io::Result<()> {
     if rustix::process::getppid() == parent {
         Ok(())
     } else {
-        Err(io::Error::other("`memgate up` has ended"))
+        Err(io::Error::other("the process that has started it has ended"))
     }
+}
+
+/// Gives the process of a proxy that runs alone a session of its own, in which no terminal signals it beside its parent, no inherited
+/// file, and no capability but root's: its parent has bound its ports. It ends when its parent ends, however that is.
+///
+/// # Errors
+/// If the system refuses one of the steps. The caller must exit then.
+pub(super) fn end_with_parent() -> io::Result<()> {
+    let parent = rustix::process::getppid();
+    rustix::process::setsid()?;
+    rustix::thread::set_name(c"memgate")?;
+    close_inherited_files()?;
+    rustix::thread::set_no_new_privs(true)?;
+    if !rustix::process::geteuid().is_root() {
+        reduce_capabilities((CapabilitySet::empty(), CapabilitySet::empty()), false)?;
+    }
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    require_parent(parent)
 }
 
 /// User, groups and capabilities are a thread's own: another thread would keep root's.

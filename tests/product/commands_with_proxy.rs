@@ -23,6 +23,13 @@ impl RoleProcess {
         self.0.id()
     }
 
+    /// The process that is the proxy: the one that was started is its parent.
+    pub(crate) fn child(&self) -> u32 {
+        let pid = self.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.trim().parse().unwrap()
+    }
+
     pub(crate) fn webui(installation: &Installation) -> Self {
         Self::start(installation, "webui", installation.web(), &[])
     }

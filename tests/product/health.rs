@@ -51,7 +51,7 @@ fn roles_of_another_installation_are_no_roles_of_ours() {
     let answered = status(&running);
     let process = &answered["roles"]["proxy"]["process"];
     assert_eq!(process["installation"], id(&running));
-    assert_eq!((&process["role"], &process["pid"]), (&"proxy".into(), &proxy.id().into()));
+    assert_eq!((&process["role"], &process["pid"]), (&"proxy".into(), &proxy.child().into()));
     assert!(process["started_at"].is_u64() && process["version"].is_string(), "{process}");
 
     let address = running.role_health("proxy").to_string();
@@ -145,11 +145,13 @@ fn role_waits_for_a_store_that_is_away() {
 fn role_alone_survives_sighup() {
     let installation = migrated();
     let proxy = RoleProcess::proxy(&installation);
+    let child = proxy.child();
     for _ in 0..3 {
         signal(proxy.id(), "HUP");
     }
     wait_until(deadline_in(20), "it is ready", || status(&installation)["roles"]["proxy"]["ready"] == true);
-    assert_eq!(status(&installation)["roles"]["proxy"]["process"]["pid"], proxy.id());
+    assert_eq!(status(&installation)["roles"]["proxy"]["process"]["pid"], child);
+    assert_eq!(proxy.child(), child);
 }
 
 /// A victim with the socket of another user's program, which answers that the victim is a role.
@@ -186,7 +188,7 @@ fn down_signals_no_process_that_another_user_names() {
     });
     let report = report.unwrap();
     let (_, report) = report.split_once("\r\n\r\n").unwrap();
-    let report = report.replace(&format!("\"pid\":{}", proxy.id()), "\"pid\":PID");
+    let report = report.replace(&format!("\"pid\":{}", proxy.child()), "\"pid\":PID");
     assert!(report.contains("PID"), "{report}");
     drop(proxy);
 

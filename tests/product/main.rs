@@ -3,9 +3,11 @@
 
 mod address_reuse;
 mod backups;
+mod balanced_upgrades;
 mod broken_role;
 mod browser;
 mod charts;
+mod checking_clients;
 mod client_libraries;
 mod client_operations;
 mod client_suites;
@@ -20,9 +22,12 @@ mod documents;
 mod first_use;
 mod harness;
 mod health;
+mod installed_program;
 mod life;
 mod lifecycle;
 mod load_balancers;
+mod lone_proxy;
+mod lone_upgrades;
 mod machine;
 mod many_proxies;
 mod many_users;

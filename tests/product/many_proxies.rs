@@ -1,15 +1,15 @@
 //! Several proxies on one PostgreSQL, each started with a key file and nothing else.
 
-use std::fs::{self, File, Permissions};
+use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use testkit::Postgres;
 
-use crate::harness::{Credentials, Installation, MEMGATE, Product, deadline_in, is_root, signal, wait_until};
+use crate::harness::{Credentials, Installation, MEMGATE, Product, deadline_in, is_root, wait_until};
+use crate::lone_proxy::{LoneProxy, Place, export_keys};
 use crate::text_client::TextClient;
 
 /// Proxies beside that of `memgate up`.
@@ -17,68 +17,8 @@ const OTHERS: usize = 2;
 /// How long a token may take to be usable, or dead, at every proxy: more than the second that is promised, for a busy machine.
 const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A proxy as it runs on another machine: an unprivileged user, a key file, and no data directory.
-struct OtherProxy {
-    process: Child,
-    endpoint: SocketAddr,
-    log: PathBuf,
-}
-
-impl OtherProxy {
-    fn start(product: &Installation, keys: &Path, number: usize) -> Self {
-        let [endpoint, health] = [testkit::free_port(), testkit::free_port()];
-        let folder = product.dir().join(format!("proxy{number}"));
-        fs::create_dir(&folder).unwrap();
-        let own_keys = folder.join("proxy.keys");
-        fs::copy(keys, &own_keys).unwrap();
-        // As docs/operating.md says: the proxy reads the file, and can't change it.
-        fs::set_permissions(&own_keys, Permissions::from_mode(0o640)).unwrap();
-        let given = Command::new("chgrp").args(["memgate-proxy".as_ref(), own_keys.as_os_str()]).status();
-        assert!(given.unwrap().success());
-        let log = folder.join("log");
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid",
-            "memgate-proxy",
-            "--regid",
-            "memgate-proxy",
-            "--clear-groups",
-            "--",
-            MEMGATE,
-        ]);
-        command.arg("proxy").arg("--keys").arg(&own_keys).env_clear();
-        command.env("MEMGATE_PROXY__LISTEN", endpoint.to_string());
-        command.env("MEMGATE_PROXY__HEALTH", health.to_string());
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null());
-        let process = process.stderr(File::create(&log).unwrap()).spawn().unwrap();
-        Self { process, endpoint, log }
-    }
-
-    fn wait_until_it_listens(&self) {
-        wait_until(deadline_in(30), "the proxy listens", || {
-            std::net::TcpStream::connect(self.endpoint).is_ok()
-        });
-    }
-}
-
-impl Drop for OtherProxy {
-    fn drop(&mut self) {
-        signal(self.process.id(), "TERM");
-        let status = self.process.wait().unwrap();
-        let log = fs::read_to_string(&self.log).unwrap();
-        assert!(std::thread::panicking() || status.success(), "{status}: {log}");
-    }
-}
-
-/// Exports a key file that the test's proxies copy.
-fn export_keys(product: &Product) -> PathBuf {
-    let keys = product.dir().join("proxy.keys");
-    let exported = product.json(&["key", "export", keys.to_str().unwrap()]);
-    assert_eq!((&exported["tls"], &exported["installation"]), (&true.into(), &product.id().into()));
-    assert_eq!(keys.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    // The folder is private, as root's are: other users pass through it.
-    fs::set_permissions(product.dir(), Permissions::from_mode(0o711)).unwrap();
-    keys
+fn start(product: &Installation, keys: &Path, number: usize) -> LoneProxy {
+    LoneProxy::with_keys(product, Path::new(MEMGATE), keys, Place::new(number), |_| {})
 }
 
 /// Waits until each endpoint accepts or refuses a token; returns the time that the last one took.
@@ -106,8 +46,8 @@ fn three_proxies_on_one_postgresql_agree_on_tokens() {
     let product = Product::start_at(installation);
     let ada = product.add_user("ada@example.org");
     let keys = export_keys(&product);
-    let mut others: Vec<OtherProxy> = (0..OTHERS).map(|n| OtherProxy::start(&product, &keys, n)).collect();
-    others.iter().for_each(OtherProxy::wait_until_it_listens);
+    let mut others: Vec<LoneProxy> = (0..OTHERS).map(|n| start(&product, &keys, n)).collect();
+    others.iter().for_each(LoneProxy::wait_until_it_listens);
     let mut endpoints: Vec<SocketAddr> = others.iter().map(|it| it.endpoint).collect();
     endpoints.push(product.endpoint());
     wait_until(deadline_in(30), "all proxies are registered", || {
@@ -139,10 +79,8 @@ fn three_proxies_on_one_postgresql_agree_on_tokens() {
 
     // A proxy that starts while the store is away serves as soon as it is back.
     postgres.kill();
-    let late = OtherProxy::start(&product, &keys, OTHERS);
-    wait_until(deadline_in(30), "the proxy waits for its store", || {
-        fs::read_to_string(&late.log).unwrap().contains("store")
-    });
+    let late = start(&product, &keys, OTHERS);
+    wait_until(deadline_in(30), "the proxy waits for its store", || late.read_log().contains("store"));
     postgres.start_again();
     late.wait_until_it_listens();
     wait_until(deadline_in(30), "the late proxy serves", || {

@@ -30,6 +30,7 @@ fn contents_are_complete(package: &str) {
     for (file, access) in [
         ("./usr/bin/memgate", "-rwxr-xr-x"),
         ("./usr/lib/systemd/system/memgate.service", "-rw-r--r--"),
+        ("./usr/lib/systemd/system/memgate-proxy.service", "-rw-r--r--"),
         ("./usr/lib/systemd/system/memgate-backup.service", "-rw-r--r--"),
         ("./usr/lib/systemd/system/memgate-backup.timer", "-rw-r--r--"),
         ("./usr/share/man/man1/memgate.1.gz", "-rw-r--r--"),
@@ -55,8 +56,12 @@ fn contents_are_complete(package: &str) {
 
 /// What the user of a cache does, with bash alone: logs in, and runs requests.
 fn client(machine: &Machine, requests: &str) -> String {
+    client_at(machine, 11211, requests)
+}
+
+fn client_at(machine: &Machine, port: u16, requests: &str) -> String {
     machine.succeed(&format!(
-        "cd /root; TOKEN=$(jq -r .token ada.json); exec 3<>/dev/tcp/127.0.0.1/11211; \
+        "cd /root; TOKEN=$(jq -r .token ada.json); exec 3<>/dev/tcp/127.0.0.1/{port}; \
          printf 'set auth 0 0 %d\\r\\n%s\\r\\n{requests}quit\\r\\n' ${{#TOKEN}} \"$TOKEN\" >&3; cat <&3"
     ))
 }
@@ -67,6 +72,26 @@ fn is_ready(machine: &Machine) {
     assert!(status.contains("\"ready\": true"), "{status}");
 }
 
+/// Starts a proxy that runs alone, with its unit. It uses the data directory, because this machine has no PostgreSQL.
+fn start_lone_proxy(machine: &Machine) {
+    machine.succeed(
+        "printf '[proxy]\\nlisten = \"127.0.0.1:11212\"\\nhealth = \"127.0.0.1:9161\"\\n' > /etc/memgate/proxy.toml; \
+         mkdir /etc/systemd/system/memgate-proxy.service.d; \
+         printf '[Service]\\nExecStart=\\nExecStart=memgate proxy --data /var/lib/memgate --config /etc/memgate/proxy.toml\\n\
+         ReadWritePaths=/var/lib/memgate\\nSupplementaryGroups=memgate\\n' > /etc/systemd/system/memgate-proxy.service.d/data.conf; \
+         systemctl daemon-reload; systemctl start memgate-proxy.service",
+    );
+    machine
+        .succeed("ps -o user= -p $(systemctl show --property MainPID --value memgate-proxy) | grep memgate");
+}
+
+/// Waits until the journal of that proxy says that it was upgraded, for the given number of times.
+fn wait_for_upgrade_of_lone_proxy(machine: &Machine, times: usize) {
+    let count = "journalctl --unit memgate-proxy | grep --count ' upgraded '";
+    machine.succeed(&format!("timeout 60 sh -c 'until [ \"$({count})\" -ge {times} ]; do sleep 0.1; done'"));
+}
+
+// F-38.
 #[test]
 fn package_is_installed_used_upgraded_removed_and_purged() {
     if !is_root() {
@@ -108,6 +133,14 @@ fn package_is_installed_used_upgraded_removed_and_purged() {
     let backed_up = machine.succeed("tar -xOf /var/backups/memgate/*.tar memgate.toml");
     assert!(backed_up.contains("ready_instances = 0"), "{backed_up}");
 
+    start_lone_proxy(&machine);
+    let lone_pid = "systemctl show --property MainPID --value memgate-proxy";
+    let lone = machine.succeed(lone_pid);
+    machine.succeed("echo 'connections = 777' >> /etc/memgate/proxy.toml; systemctl reload memgate-proxy");
+    wait_for_upgrade_of_lone_proxy(&machine, 1);
+    let kept = client_at(&machine, 11212, "get greeting\\r\\n");
+    assert_eq!(kept, "STORED\r\nVALUE greeting 0 5\r\nhello\r\nEND\r\n");
+
     // An upgrade hands over to the new program, in the same process.
     let pid = "systemctl show --property MainPID --value memgate";
     let inode =
@@ -118,6 +151,10 @@ fn package_is_installed_used_upgraded_removed_and_purged() {
     assert_eq!(machine.succeed(pid), before.0);
     assert_ne!(machine.succeed(inode), before.1);
     is_ready(&machine);
+    wait_for_upgrade_of_lone_proxy(&machine, 2);
+    assert_eq!(machine.succeed(lone_pid), lone);
+    let result = "systemctl stop memgate-proxy; systemctl show --property Result --value memgate-proxy";
+    assert_eq!(machine.succeed(result), "success\n");
     let kept = client(&machine, "get greeting\\r\\n");
     assert_eq!(kept, "STORED\r\nVALUE greeting 0 5\r\nhello\r\nEND\r\n");
 

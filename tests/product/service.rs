@@ -1,11 +1,12 @@
-//! `memgate up` as a service of systemd: its unit files, and what it tells the service manager.
+//! `memgate up`, and a proxy that runs alone, as a service of systemd: its unit files, and what it tells the service manager.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Installation, Product};
+use crate::harness::{Installation, MEMGATE, Product};
+use crate::lone_proxy::{LoneProxy, Place};
 
 /// The next message to the service manager.
 fn message(socket: &UnixDatagram) -> String {
@@ -34,6 +35,25 @@ fn service_manager_is_told_of_readiness_and_of_the_end() {
     assert!(message(&socket).starts_with("STOPPING=1\n"));
 }
 
+// F-38.
+#[test]
+fn service_manager_is_told_of_a_proxy_that_runs_alone() {
+    let installation = Installation::new();
+    assert!(installation.run(&["migrate"]).status.success());
+    let path = installation.dir().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut proxy = LoneProxy::with_data(&installation, Path::new(MEMGATE), Place::new(0), |command| {
+        command.env("NOTIFY_SOCKET", &path);
+    });
+    assert!(message(&socket).starts_with("READY=1\n"));
+    let child = proxy.children()[0];
+    let environment = std::fs::read(format!("/proc/{child}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("NOTIFY_SOCKET"));
+    assert!(proxy.end("TERM").success());
+    assert!(message(&socket).starts_with("STOPPING=1\n"));
+}
+
 #[test]
 fn unit_files_are_what_systemd_understands() {
     let folder = tempfile::tempdir().unwrap();
@@ -43,13 +63,13 @@ fn unit_files_are_what_systemd_understands() {
         let entry = entry.unwrap();
         let text = std::fs::read_to_string(entry.path()).unwrap();
         // The program isn't installed here, and manual pages aren't either.
-        let text = text.replace("=memgate ", &format!("={} ", crate::harness::MEMGATE));
+        let text = text.replace("=memgate ", &format!("={MEMGATE} "));
         let text = text.replace("Documentation=man:memgate(1)\n", "");
         let name = entry.file_name().into_string().unwrap();
         std::fs::write(folder.path().join(&name), text).unwrap();
         names.push(name);
     }
-    assert_eq!(names.len(), 3, "{names:?}");
+    assert_eq!(names.len(), 4, "{names:?}");
     let mut verify = Command::new("systemd-analyze");
     verify.arg("verify").args(names.iter().map(|name| folder.path().join(name)));
     let output = verify.output().unwrap();

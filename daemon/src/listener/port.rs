@@ -67,9 +67,20 @@ impl Port {
     /// # Errors
     /// As [`bind`](super::bind), also if the same port of the other version of IP is taken.
     pub fn bind(address: SocketAddr, count: usize) -> io::Result<Self> {
+        Self::bind_as(Owner::new(), address, count)
+    }
+
+    /// The same for processes of this user, who may share the port with them.
+    ///
+    /// # Errors
+    /// As [`Port::bind`].
+    pub fn bind_for_own(address: SocketAddr, count: usize) -> io::Result<Self> {
+        Self::bind_as(Owner(None), address, count)
+    }
+
+    fn bind_as(owner: Owner, address: SocketAddr, count: usize) -> io::Result<Self> {
         // A trial without SO_REUSEPORT finds a port that another program shares.
         drop(open(address, false)?);
-        let owner = Owner::new();
         let guard = guard(address, owner, false)?;
         // Port 0 is now the one that the guard was given.
         let address = guard.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -170,7 +181,7 @@ impl Drop for Port {
     }
 }
 
-/// Whose sockets share a port. Without root it is this process's user.
+/// Whose sockets share a port. `None` is this process's user, as always without root.
 #[derive(Debug, Clone, Copy)]
 struct Owner(Option<u32>);
 

@@ -8,14 +8,18 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use serde::Serialize;
+use x509_parser::pem::Pem;
 
 use crate::data_dir::DataDir;
 use crate::output::CliError;
-use crate::role::runtime;
+use crate::role::{Role, runtime};
 use crate::settings::Settings;
 
 /// Bytes that are read of a certificate file.
 const CERTIFICATE_MAX: u64 = 1 << 20;
+
+/// How a certificate's block of PEM is named.
+const CERTIFICATE: &str = "CERTIFICATE";
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -39,12 +43,23 @@ impl Findings {
     /// Checks all settings.
     pub(in crate::cli) fn of(settings: &Settings, data_dir: &DataDir) -> Self {
         let mut findings = Self::default();
-        findings.addresses(settings);
+        findings.addresses(&settings.listeners());
         findings.values(settings);
         findings.certificates(settings);
         findings.docker(settings);
         findings.scram(settings);
         findings.contents(settings, data_dir);
+        findings
+    }
+
+    /// Checks what a proxy that runs alone uses of the settings.
+    pub(in crate::cli) fn of_proxy(settings: &Settings) -> Self {
+        let mut findings = Self::default();
+        let own = Role::Proxy.own_settings(settings);
+        let listeners = own.listeners().into_iter().filter(|(key, _)| key.starts_with("proxy."));
+        findings.addresses(&listeners.collect::<Vec<_>>());
+        findings.values(&own);
+        findings.certificates(&own);
         findings
     }
 
@@ -58,8 +73,7 @@ impl Findings {
     }
 
     /// Each listener has a port of its own.
-    fn addresses(&mut self, settings: &Settings) {
-        let all = settings.listeners();
+    fn addresses(&mut self, all: &[(&str, SocketAddr)]) {
         for (at, (key, address)) in all.iter().enumerate() {
             if address.port() == 0 {
                 self.problem(format!("{key} is {address}, which has no port"), "give a port from 1 to 65535");
@@ -125,8 +139,10 @@ impl Findings {
             Ok(text) => text,
             Err(error) => return self.unreadable(key, file, &error),
         };
-        let parsed = x509_parser::pem::parse_x509_pem(&text).ok();
-        let validity = parsed.as_ref().and_then(|(_, pem)| Some(pem.parse_x509().ok()?.validity().clone()));
+        // A key file begins with another block.
+        let is_certificate = |pem: &Pem| pem.label == CERTIFICATE;
+        let found = Pem::iter_from_buffer(&text).filter_map(Result::ok).find(is_certificate);
+        let validity = found.as_ref().and_then(|pem| Some(pem.parse_x509().ok()?.validity().clone()));
         match validity {
             None => self.problem(format!("{key}: {shown} contains no certificate"), "write it in PEM"),
             Some(it) if !it.is_valid() => {

@@ -2,7 +2,7 @@
 //! own until the shutdown: while a role is away nobody else takes its ports, and clients wait for its next process.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use daemon::listener::{Port, PortState};
@@ -15,6 +15,15 @@ use crate::settings::{PROXY_LISTEN, Settings};
 
 /// Whether connections that wait to be accepted by a socket that stops move to another one on its port (Linux 5.14).
 const MIGRATE: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
+
+/// Whose ports are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PortScope {
+    /// Those of all roles, of which some run as other users.
+    Up,
+    /// Those of a proxy that runs alone, as this user.
+    LoneProxy,
+}
 
 #[derive(Debug)]
 pub(crate) struct RoleListeners(Vec<(Role, RolePort)>);
@@ -42,14 +51,45 @@ struct RolePort {
     is_used: bool,
 }
 
+impl PortScope {
+    /// The addresses of its ports, each with its setting and its role.
+    fn ports(self, settings: &Settings) -> impl Iterator<Item = (Role, &'static str, SocketAddr)> {
+        let roles: &[Role] = match self {
+            Self::Up => &Role::ALL,
+            Self::LoneProxy => &[Role::Proxy],
+        };
+        settings.listeners().into_iter().filter_map(|(key, address)| {
+            let role = roles.iter().find(|role| key.split('.').next() == Some(role.name()))?;
+            Some((*role, key, address))
+        })
+    }
+
+    /// Checks that the ports are free that settings have in addition to those `in_use`, which this process keeps meanwhile.
+    ///
+    /// # Errors
+    /// Names all that can't be bound.
+    pub(super) fn require_free(self, settings: &Settings, in_use: &Settings) -> Result<(), CliError> {
+        let kept: Vec<_> = self.ports(in_use).collect();
+        let new = self.ports(settings).filter(|port| !kept.contains(port));
+        port_check::require_free_beside(new.map(|(_, key, address)| (key, address)))
+    }
+
+    fn bind_port(self, address: SocketAddr, count: usize) -> std::io::Result<Port> {
+        match self {
+            Self::Up => Port::bind(address, count),
+            Self::LoneProxy => Port::bind_for_own(address, count),
+        }
+    }
+}
+
 impl RoleListeners {
     /// Binds all of them, also ports that only root may bind. From then on, clients that wait for a role move to the sockets of
     /// its next process, if this process may decide that for the system.
     ///
     /// # Errors
     /// Names all that can't be bound.
-    pub(super) fn bind(settings: &Settings) -> Result<Self, CliError> {
-        Self::resume(settings, Vec::new(), &mut std::iter::empty())
+    pub(super) fn bind(scope: PortScope, settings: &Settings) -> Result<Self, CliError> {
+        Self::resume(scope, settings, Vec::new(), &mut std::iter::empty())
     }
 
     /// Goes on keeping the ports of an earlier program of this process that are in the settings still, and binds the others.
@@ -57,6 +97,7 @@ impl RoleListeners {
     /// # Errors
     /// Names all that can't be bound.
     pub(super) fn resume(
+        scope: PortScope,
         settings: &Settings,
         states: Vec<RolePortState>,
         sockets: &mut impl Iterator<Item = OwnedFd>,
@@ -69,11 +110,7 @@ impl RoleListeners {
             kept.push((state, port));
         }
         let (mut bound, mut conflicts) = (Vec::new(), Vec::new());
-        for (key, address) in settings.listeners() {
-            let Some(role) = Role::ALL.into_iter().find(|role| key.split('.').next() == Some(role.name()))
-            else {
-                continue;
-            };
+        for (role, key, address) in scope.ports(settings) {
             let is_kept =
                 |(state, _): &(RolePortState, Port)| state.key == key && state.port.address == address;
             if let Some(at) = kept.iter().position(is_kept) {
@@ -81,13 +118,15 @@ impl RoleListeners {
                 bound.push((role, RolePort { key, port, next: Vec::new(), is_used }));
                 continue;
             }
-            match Port::bind(address, count(key, settings)) {
+            match scope.bind_port(address, count(key, settings)) {
                 Ok(port) => bound.push((role, RolePort { key, port, next: Vec::new(), is_used: false })),
                 Err(error) => conflicts.push(port_check::explain(key, address, &error)),
             }
         }
         CliError::all(conflicts).map_or(Ok(()), Err)?;
-        let_waiting_clients_move();
+        if scope == PortScope::Up {
+            let_waiting_clients_move();
+        }
         Ok(Self(bound))
     }
 
@@ -195,5 +234,35 @@ fn let_waiting_clients_move() {
             %error,
             "net.ipv4.tcp_migrate_req isn't 1: clients that wait while a role restarts have to connect again"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //
+    #[test]
+    fn only_new_addresses_have_to_be_free() {
+        let taken: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let [own, others] = [0, 1].map(|n: usize| taken[n].local_addr().unwrap());
+        let in_use = Settings {
+            proxy: proxy::Config { listen: own, ..Settings::default().proxy },
+            ..Settings::default()
+        };
+        let error = |scope: PortScope, settings: &Settings| {
+            scope.require_free(settings, &in_use).err().map(|error| error.to_string())
+        };
+        let mut settings = in_use.clone();
+        assert_eq!(error(PortScope::Up, &settings), None);
+        settings.webui.listen = others;
+        let told = error(PortScope::Up, &settings).unwrap();
+        assert!(told.contains("(webui.listen) is in use") && !told.contains("proxy.listen"), "{told}");
+        assert_eq!(error(PortScope::LoneProxy, &settings), None, "a proxy that runs alone doesn't use it");
+        // One of its own, on another key.
+        settings.proxy.health = own;
+        for scope in [PortScope::Up, PortScope::LoneProxy] {
+            assert!(error(scope, &settings).unwrap().contains("only with a restart"));
+        }
     }
 }

@@ -17,13 +17,13 @@ pub(crate) fn require_free(settings: &Settings) -> Result<(), CliError> {
     CliError::all(conflicts(settings)).map_or(Ok(()), Err)
 }
 
-/// Checks the listen addresses that settings have in addition to those `in_use`, which this process keeps meanwhile.
+/// Checks listen addresses that this process is to have beside its own.
 ///
 /// # Errors
 /// Names all that can't be bound.
-pub(super) fn require_free_beside(settings: &Settings, in_use: &Settings) -> Result<(), CliError> {
-    let kept = in_use.listeners();
-    let new = settings.listeners().into_iter().filter(|listener| !kept.contains(listener));
+pub(super) fn require_free_beside(
+    new: impl Iterator<Item = (&'static str, SocketAddr)>,
+) -> Result<(), CliError> {
     let conflicts = new.filter_map(|(key, address)| {
         let error = Port::bind(address, 1).err()?;
         let (what, fix) = explain(key, address, &error);
@@ -159,27 +159,6 @@ mod tests {
             let variable = format!("MEMGATE_{}=", key.replace('.', "__").to_uppercase());
             assert!(error.contains(&variable), "{error}");
         }
-    }
-
-    //
-    #[test]
-    fn only_new_addresses_have_to_be_free() {
-        let taken: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let [own, others] = [0, 1].map(|n: usize| taken[n].local_addr().unwrap());
-        let in_use = Settings {
-            proxy: proxy::Config { listen: own, ..Settings::default().proxy },
-            ..Settings::default()
-        };
-        let mut settings = in_use.clone();
-        assert!(require_free_beside(&settings, &in_use).is_ok());
-        settings.webui.listen = others;
-        let error = require_free_beside(&settings, &in_use).unwrap_err().to_string();
-        assert!(error.contains("(webui.listen) is in use") && !error.contains("proxy.listen"), "{error}");
-        // One of its own, on another key.
-        settings.webui.listen = own;
-        assert!(
-            require_free_beside(&settings, &in_use).unwrap_err().to_string().contains("only with a restart")
-        );
     }
 
     //

@@ -44,6 +44,8 @@ pub(super) struct RoleProcess {
     watchdog: Watchdog<pipe::Receiver>,
     log: RoleLog,
     has_exited: bool,
+    /// How it has exited, as far as the system says.
+    status: Option<ExitStatus>,
     /// When a successor was started, in milliseconds since 1970.
     drains_since: Option<Timestamp>,
     /// Dropped last: whatever the role has started ends with it.
@@ -71,6 +73,16 @@ pub(super) enum Ended {
     Exited(io::Result<ExitStatus>),
     /// It has given no sign of life for this time.
     Hung(Duration),
+}
+
+/// How a role is started.
+pub(super) struct Launch {
+    /// Beginning with the subcommand.
+    pub(super) arguments: Vec<OsString>,
+    pub(super) group: Option<RoleGroup>,
+    /// It is a proxy that runs alone: it gets this process's environment and stderr. Others get what [`Role::inherited_variables`]
+    /// names, and their lines are copied.
+    pub(super) is_alone: bool,
 }
 
 /// The ends of a role's channels that are its own.
@@ -110,29 +122,31 @@ impl RoleProcess {
     /// If the system refuses.
     pub(super) fn start(
         role: Role,
-        arguments: Vec<OsString>,
+        launch: Launch,
         (channels, ends): (Channels, RoleEnds),
-        group: Option<RoleGroup>,
         format: LogFormat,
     ) -> io::Result<(Self, UnixStream, OwnedFd)> {
         let Channels { handover, control, pipes } = channels;
         let mut command = Command::new("/proc/self/exe");
         std::os::unix::process::CommandExt::arg0(&mut command, "memgate")
-            .arg(role.name())
-            .args(arguments)
+            .args(launch.arguments)
             .stdin(OwnedFd::from(ends.stdin))
             // For signs of life: the supervisor's own stdout carries the lines that scripts wait for.
-            .stdout(Stdio::from(ends.stdout))
-            .stderr(Stdio::from(ends.stderr))
-            .env_clear();
-        for name in role.inherited_variables() {
-            command.envs(std::env::var_os(name).map(|value| (name, value)));
+            .stdout(Stdio::from(ends.stdout));
+        if launch.is_alone {
+            // Only this process speaks to the service manager.
+            command.env_remove("NOTIFY_SOCKET");
+        } else {
+            command.stderr(Stdio::from(ends.stderr)).env_clear();
+            for name in role.inherited_variables() {
+                command.envs(std::env::var_os(name).map(|value| (name, value)));
+            }
         }
         let child = command.spawn()?;
         // With its copies of the role's ends, so that a role that has ended is noticed.
         drop(command);
         let pid = Pid::from_child(&child);
-        let process = Self::watch((role, pid), control, pipes, group, format)?;
+        let process = Self::watch((role, pid), control, pipes, launch.group, format)?;
         if let Some(group) = &process.group {
             // Before it gets its settings, which it waits for.
             group.add(pid.as_raw_nonzero().get().unsigned_abs())?;
@@ -181,6 +195,7 @@ impl RoleProcess {
             watchdog,
             log,
             has_exited: false,
+            status: None,
             drains_since: None,
             group,
         })
@@ -224,8 +239,16 @@ impl RoleProcess {
             exited = poll_fn(|context| poll_wait(&self.handle, context)) => Ended::Exited(exited),
             silence = self.watchdog.hung() => Ended::Hung(silence),
         };
-        self.has_exited |= matches!(ended, Ended::Exited(_));
+        if let Ended::Exited(exited) = &ended {
+            self.has_exited = true;
+            self.status = exited.as_ref().ok().copied();
+        }
         ended
+    }
+
+    /// How it has ended; `None` if it hasn't, or the system doesn't say.
+    pub(super) fn status(&self) -> Option<ExitStatus> {
+        self.status
     }
 
     /// Whether it has ended; if not, the task is woken when it does.
@@ -250,7 +273,7 @@ impl RoleProcess {
         if !self.has_exited {
             // A stopped process obeys no other signal.
             self.signal(Signal::KILL);
-            let _ = poll_fn(|context| poll_wait(&self.handle, context)).await;
+            self.status = poll_fn(|context| poll_wait(&self.handle, context)).await.ok();
             self.has_exited = true;
         }
     }

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::role_group::{self, RoleGroup};
-use super::role_process::{self, Ended, RoleProcess};
+use super::role_process::{self, Ended, Launch, RoleProcess};
 use super::supervised::{Common, READY_TIMEOUT, RoleEnd, SupervisedRole, until_ready};
 use super::user_manager::RoleUser;
 use crate::data_dir::DataDir;
@@ -51,6 +52,8 @@ pub(super) struct RoleSupervisor {
     /// Until this is cancelled, an exit with an error means that the start failed.
     pub(super) all_ready: CancellationToken,
     pub(super) common: Common,
+    /// The arguments of a proxy that runs alone: nobody starts that again, and this process ends with it.
+    pub(super) alone: Option<Vec<OsString>>,
 }
 
 /// Why a role has to be started again, or not.
@@ -102,8 +105,7 @@ impl RoleSupervisor {
                 Ok(process) => match self.watch(process, &mut reload).await {
                     (End::Shutdown, process) => {
                         self.supervised.process = Some(process);
-                        stop_all(&mut self.supervised).await;
-                        return Ok(RoleEnd::Stopped);
+                        return Ok(RoleEnd::Stopped(stop_all(&mut self.supervised).await));
                     }
                     (End::Leaving, process) => {
                         self.supervised.process = Some(process);
@@ -111,6 +113,10 @@ impl RoleSupervisor {
                     }
                     (end, mut process) => {
                         process.kill().await;
+                        if self.alone.is_some() {
+                            stop_all(&mut self.supervised).await;
+                            return Ok(RoleEnd::Stopped(process.status()));
+                        }
                         self.renew_ports();
                         process.finish_log().await;
                         end
@@ -136,7 +142,7 @@ impl RoleSupervisor {
             self.log_restart(&end, wait);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.common.shutdown.begun() => return Ok(RoleEnd::Stopped),
+                () = self.common.shutdown.begun() => return Ok(RoleEnd::Stopped(None)),
                 () = self.common.leaving.cancelled() => return Ok(RoleEnd::Left(Box::new(self.supervised))),
             }
         }
@@ -311,15 +317,39 @@ impl RoleSupervisor {
 
     /// Starts a process, which takes over from the one at the other end of a socket perhaps.
     async fn start(&mut self, predecessor: Option<OwnedFd>) -> Result<RoleProcess, CliError> {
-        // SQLite's last user may have removed them, and an unprivileged role can't make them.
-        self.data.restore_log_files(&self.settings);
         let role = self.role();
         let failed = |error: io::Error| {
             let what = format!("can't start the {} ({error})", role.name());
             CliError::new(what, "check the system's limits, and that all users may execute this program")
         };
         let channels = role_process::channels().map_err(failed)?;
-        let mut arguments = vec![OsString::from("--supervised"), "--data".into(), self.data.path().into()];
+        let launch = match &self.alone {
+            Some(arguments) => Launch { arguments: arguments.clone(), group: None, is_alone: true },
+            None => self.prepare_launch().await?,
+        };
+        if predecessor.is_none() {
+            // Here once more, because an earlier process may have been alive until now.
+            self.supervised.ports.renew()?;
+        }
+        let format = self.settings.log.format;
+        let (process, handover, control) =
+            RoleProcess::start(role, launch, channels, format).map_err(failed)?;
+        match self.hand_over(handover, control, predecessor).await {
+            // If the role has already exited, the caller's wait reports it.
+            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                Err(failed(error))
+            }
+            _ => Ok(process),
+        }
+    }
+
+    /// Prepares what the process of a role of `memgate up` needs.
+    async fn prepare_launch(&self) -> Result<Launch, CliError> {
+        // SQLite's last user may have removed them, and an unprivileged role can't make them.
+        self.data.restore_log_files(&self.settings);
+        let role = self.role();
+        let mut arguments: Vec<OsString> =
+            vec![role.name().into(), "--supervised".into(), "--data".into(), self.data.path().into()];
         let mut group = None;
         let users = self.common.system_users;
         let identity = users.and_then(|users| role.identity(&users));
@@ -332,36 +362,23 @@ impl RoleSupervisor {
             let created = self.create_group(user, kept).await;
             group = created.map_err(|error| role_group::not_ended(role, &error))?;
         }
-        if predecessor.is_none() {
-            // Here once more, because an earlier process may have been alive until now.
-            self.supervised.ports.renew()?;
-        }
-        let format = self.settings.log.format;
-        let (process, handover, control) =
-            RoleProcess::start(role, arguments, channels, group, format).map_err(failed)?;
-        match self.hand_over(handover, control, predecessor).await {
-            // If the role has already exited, the caller's wait reports it.
-            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
-                Err(failed(error))
-            }
-            _ => Ok(process),
-        }
+        Ok(Launch { arguments, group, is_alone: false })
     }
 }
 
-/// Stops all processes of a role, at the same time.
-pub(super) async fn stop_all(supervised: &mut SupervisedRole) {
+/// Stops all processes of a role, at the same time. Returns how the newest has ended, unless it drains.
+pub(super) async fn stop_all(supervised: &mut SupervisedRole) -> Option<ExitStatus> {
+    let (draining, newest) = (std::mem::take(&mut supervised.draining), supervised.process.take());
+    draining.iter().chain(&newest).for_each(|process| process.signal(Signal::TERM));
     // Clients are refused from now on, and don't wait.
     supervised.ports.close();
-    let mut all: Vec<RoleProcess> = std::mem::take(&mut supervised.draining);
-    all.extend(supervised.process.take());
-    all.iter().for_each(|process| process.signal(Signal::TERM));
-    let stopping: JoinSet<()> = all.into_iter().map(stop).collect();
-    stopping.join_all().await;
+    let stopping: JoinSet<Option<ExitStatus>> = draining.into_iter().map(stop).collect();
+    let newest = async { stop(newest?).await };
+    tokio::join!(newest, stopping.join_all()).0
 }
 
-/// Waits until a process ends that is told to stop, and kills it if it doesn't in time.
-async fn stop(mut process: RoleProcess) {
+/// Waits until a process ends that is told to stop, and kills it if it doesn't in time. Returns how it has ended.
+async fn stop(mut process: RoleProcess) -> Option<ExitStatus> {
     let has_stopped = tokio::select! {
         ended = process.ended_or_hung() => matches!(ended, Ended::Exited(_)),
         () = tokio::time::sleep(STOP_TIMEOUT) => false,
@@ -371,6 +388,7 @@ async fn stop(mut process: RoleProcess) {
         process.kill().await;
     }
     process.finish_log().await;
+    process.status()
 }
 
 /// Removes one of the draining processes once it has ended, and ends one that goes on for too long. Waits for ever if there is none.

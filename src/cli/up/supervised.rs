@@ -1,6 +1,7 @@
 //! What the supervisors of all roles share, and what they supervise.
 
 use std::net::SocketAddr;
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +51,8 @@ impl Problems {
 
 /// What is left of the supervision of a role.
 pub(super) enum RoleEnd {
-    /// Its processes have ended.
-    Stopped,
+    /// Its processes have ended, the newest with this status.
+    Stopped(Option<ExitStatus>),
     /// They go on.
     Left(Box<SupervisedRole>),
 }

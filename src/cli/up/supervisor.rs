@@ -71,6 +71,7 @@ impl Supervisor {
                 current,
                 all_ready: all_ready.clone(),
                 common: common.clone(),
+                alone: None,
             };
             roles.spawn(supervisor.run());
         }

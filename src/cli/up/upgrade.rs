@@ -1,9 +1,10 @@
 //! An upgrade: the program on disk goes on in the place of this one, in the same process (execve), so that the service manager
 //! and the lock still know it, and the roles' processes stay its children. It gets open files through a socket in the place of
-//! stdin: the lock, the ports and the channels of the roles. Then it replaces the roles, one by one.
+//! stdin: the lock, the ports and the channels of the roles. Then it replaces the roles, one by one. A proxy that runs alone
+//! does the same (`lone_proxy.rs`), without a lock.
 //!
-//! The program is first asked whether it could work with the settings and the store as they are (`memgate up --check`). If it
-//! fails all the same before it replaces the roles, the program before it goes on again.
+//! The program is first asked whether it could work with the settings and the store as they are (`--check`). If it fails all the
+//! same before it replaces the roles, the program before it goes on again.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
@@ -16,6 +17,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use daemon::fd_passing;
@@ -24,12 +26,11 @@ use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::listeners::{RoleListeners, RolePortState};
+use super::listeners::{PortScope, RoleListeners, RolePortState};
 use super::role_group::RoleGroup;
 use super::role_process::{ProcessState, RoleProcess};
 use super::supervised::SupervisedRole;
 use super::user_manager::RoleUser;
-use crate::global_args::GlobalArgs;
 use crate::output::{CliError, escape_controls};
 use crate::role::Role;
 use crate::settings::Settings;
@@ -62,7 +63,8 @@ pub(super) struct Program {
 pub(super) struct Inherited {
     state: State,
     files: std::vec::IntoIter<OwnedFd>,
-    pub(super) lock: File,
+    /// `memgate up` has one.
+    lock: Option<File>,
     /// The file of that program.
     previous: File,
 }
@@ -73,6 +75,8 @@ struct State {
     /// The version of the program before.
     version: String,
     program: PathBuf,
+    installation: String,
+    has_lock: bool,
     /// Why the program after this one has given up, if it has.
     failure: Option<String>,
     /// The settings of the program before, which it takes back if the next one gives up: the file may be another by then.
@@ -88,18 +92,45 @@ struct RoleState {
     process: ProcessState,
 }
 
+/// Starts a program, or with `resume` goes on where the one before it in the same process has left off. If it can't before it has
+/// taken anything over, that one goes on again.
+///
+/// # Errors
+/// If `start` fails, or there is nothing to go on with.
+pub(super) fn start_or_resume<T>(
+    resume: bool,
+    start: impl FnOnce(Rc<Program>, &mut Option<Inherited>) -> Result<T, CliError>,
+) -> Result<T, CliError> {
+    let failed = |error: io::Error| CliError::new(error.to_string(), "check the system's limits");
+    block_signals().map_err(failed)?;
+    let mut inherited = resume.then(Inherited::receive).transpose()?;
+    let program = Rc::new(Program::current(inherited.as_ref()).map_err(failed)?);
+    let result = start(program.clone(), &mut inherited);
+    match (result, inherited) {
+        (Err(error), Some(inherited)) if inherited.failure().is_none() => {
+            Err(program.restore(inherited, &error))
+        }
+        (result, _) => result,
+    }
+}
+
 impl Program {
     /// The program that runs in this process. Call it before the current directory changes.
     ///
     /// # Errors
     /// If the system can't tell.
-    pub(super) fn current(inherited: Option<&Inherited>) -> io::Result<Self> {
+    fn current(inherited: Option<&Inherited>) -> io::Result<Self> {
         let path = match inherited {
             Some(inherited) => inherited.state.program.clone(),
             None => std::env::current_exe()?,
         };
         let arguments = std::env::args_os().filter(|argument| argument != RESUME).collect();
         Ok(Self { path, file: File::open("/proc/self/exe")?, directory: File::open(".")?, arguments })
+    }
+
+    /// How it was started, without its own name.
+    pub(super) fn arguments(&self) -> &[OsString] {
+        self.arguments.get(1..).unwrap_or_default()
     }
 
     /// Checks that the program on disk may be trusted, and could go on. Returns its version.
@@ -109,7 +140,7 @@ impl Program {
     pub(super) async fn check(&self) -> Result<String, CliError> {
         self.require_trusted()?;
         let mut command = Command::new(&self.path);
-        command.args(self.arguments.iter().skip(1)).arg(CHECK);
+        command.args(self.arguments()).arg(CHECK);
         command.current_dir(self.directory_path()).stdin(Stdio::null());
         let mut command = tokio::process::Command::from(command);
         let output = tokio::time::timeout(CHECK_TIMEOUT, command.kill_on_drop(true).output()).await;
@@ -163,32 +194,38 @@ impl Program {
     /// Lets the program on disk go on in this process. Returns only if that fails.
     pub(super) fn replace(
         &self,
-        lock: &File,
+        lock: Option<&File>,
+        installation: &str,
         settings: &Settings,
         supervised: &[SupervisedRole],
     ) -> CliError {
         match State::of(self, settings, supervised) {
-            Ok(state) => self.exec(&self.path, &state, lock, files_of(supervised)),
+            Ok(state) => {
+                let state =
+                    State { installation: installation.to_owned(), has_lock: lock.is_some(), ..state };
+                self.exec(&self.path, &state, lock, files_of(supervised))
+            }
             Err(error) => CliError::new(error.to_string(), "report this bug"),
         }
     }
 
     /// Lets the program before this one go on again, because this one can't. Returns only if that fails.
-    pub(super) fn restore(&self, inherited: Inherited, failure: &CliError) -> CliError {
+    fn restore(&self, inherited: Inherited, failure: &CliError) -> CliError {
         let Inherited { state, files, lock, previous } = inherited;
         let state = State { failure: Some(failure.to_string()), ..state };
         let path = PathBuf::from(format!("/proc/self/fd/{}", previous.as_raw_fd()));
-        self.exec(&path, &state, &lock, files.as_slice().iter().map(AsFd::as_fd))
+        self.exec(&path, &state, lock.as_ref(), files.as_slice().iter().map(AsFd::as_fd))
     }
 
     fn exec<'a>(
         &'a self,
         path: &Path,
         state: &State,
-        lock: &'a File,
+        lock: Option<&'a File>,
         files: impl Iterator<Item = BorrowedFd<'a>>,
     ) -> CliError {
-        let files = [lock.as_fd(), self.file.as_fd()].into_iter().chain(files);
+        let files = [self.file.as_fd()].into_iter().chain(lock.map(AsFd::as_fd)).chain(files);
+        let current = File::open(".");
         let result = pass(state, files).and_then(|()| -> io::Result<Infallible> {
             rustix::process::fchdir(&self.directory)?;
             // Until the next program handles them. It gets the set of blocked signals.
@@ -202,7 +239,7 @@ impl Program {
             Ok(nix::unistd::execve(&path, &arguments, &variables)?)
         });
         let Err(error) = result;
-        let _ = std::env::set_current_dir("/");
+        let _ = current.and_then(|current| Ok(rustix::process::fchdir(current)?));
         let _ = unblock_signals();
         // With duplicates of everything.
         let _ = File::open("/dev/null").and_then(|null| Ok(rustix::stdio::dup2_stdin(null)?));
@@ -214,7 +251,7 @@ impl Program {
 ///
 /// # Errors
 /// If the system refuses.
-pub(super) fn block_signals() -> io::Result<()> {
+fn block_signals() -> io::Result<()> {
     Ok(handled_signals().thread_block()?)
 }
 
@@ -258,7 +295,6 @@ impl State {
         Ok(Self {
             version: env!("BUILD_VERSION").to_owned(),
             program: program.path.clone(),
-            failure: None,
             settings: serde_json::to_value(settings)?,
             ports: supervised.iter().flat_map(|role| role.ports.states().0).collect(),
             roles: processes
@@ -268,6 +304,7 @@ impl State {
                     process: process.state().0,
                 })
                 .collect(),
+            ..Self::default()
         })
     }
 }
@@ -277,13 +314,14 @@ impl Inherited {
     ///
     /// # Errors
     /// If there is nothing, or something else.
-    pub(super) fn receive() -> Result<Self, CliError> {
+    fn receive() -> Result<Self, CliError> {
         let received = receive_all(rustix::stdio::stdin()).and_then(|(text, files)| {
             rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
             let state: State = serde_json::from_slice(&text)?;
             let mut files = files.into_iter();
             let mut file = || files.next().ok_or(io::Error::from(io::ErrorKind::UnexpectedEof));
-            let (lock, previous) = (file()?.into(), file()?.into());
+            let previous = file()?.into();
+            let lock = if state.has_lock { Some(file()?.into()) } else { None };
             Ok(Self { state, files, lock, previous })
         });
         received.map_err(|error| {
@@ -297,21 +335,34 @@ impl Inherited {
         &self.state.version
     }
 
+    /// The installation's id.
+    pub(super) fn installation(&self) -> &str {
+        &self.state.installation
+    }
+
+    /// The lock of the data directory.
+    ///
+    /// # Errors
+    /// If the program before had none.
+    pub(super) fn lock(&self) -> Result<&File, CliError> {
+        self.lock.as_ref().ok_or_else(|| CliError::new("the lock is missing", "report this bug"))
+    }
+
     /// Why the program after this one has given up, if it has.
     pub(super) fn failure(&self) -> Option<&str> {
         self.state.failure.as_deref()
     }
 
-    /// The settings to go on with: those that this program had, if the one after it has given up.
+    /// The settings that this program had, if the one after it has given up.
     ///
     /// # Errors
     /// If they can't be read.
-    pub(super) fn settings(&self, global: &GlobalArgs) -> Result<Settings, CliError> {
+    pub(super) fn own_settings(&self) -> Result<Option<Settings>, CliError> {
         if self.state.failure.is_none() {
-            return Settings::load(global);
+            return Ok(None);
         }
         let settings = serde_json::from_value(self.state.settings.clone());
-        settings.map_err(|error| CliError::new(error.to_string(), "report this bug"))
+        settings.map(Some).map_err(|error| CliError::new(error.to_string(), "report this bug"))
     }
 
     /// The ports and processes.
@@ -320,11 +371,12 @@ impl Inherited {
     /// If a port of the settings can't be bound, or a process can't be watched.
     pub(super) fn into_roles(
         self,
+        scope: PortScope,
         settings: &Settings,
         system_users: Option<&SystemUsers>,
     ) -> Result<Vec<SupervisedRole>, CliError> {
         let Self { state, mut files, .. } = self;
-        let listeners = RoleListeners::resume(settings, state.ports, &mut files)?;
+        let listeners = RoleListeners::resume(scope, settings, state.ports, &mut files)?;
         let mut supervised = SupervisedRole::all_new(listeners);
         for RoleState { role, is_draining, process } in state.roles {
             let Some(role) = Role::ALL.into_iter().find(|it| it.name() == role) else { continue };
