@@ -159,7 +159,7 @@ pub async fn run(
     };
     tracing::info!(listen = %shared.config.listen, workers = shared.workers.len(), "accepting connections");
     if let Some(predecessor) = takeover.take_predecessor() {
-        takeover::spawn_receiver(predecessor, shared.clone())?;
+        takeover::spawn_receiver(predecessor, &shared)?;
     }
     takeover::spawn_sender(takeover, sessions, shared.clone());
     let error = wait_for_end(&shutdown, following).await;

@@ -84,6 +84,7 @@ fn applications_notice_nothing_of_upgrades_of_a_lone_proxy() {
     assert_eq!(children.len(), 2, "{children:?}");
     assert!(proxy.end("TERM").success(), "{}", proxy.read_log());
     assert!(!children.into_iter().any(is_alive));
+    assert!(!proxy.read_log().contains("unfinished tasks"), "{}", proxy.read_log());
     drop(tls);
 }
 

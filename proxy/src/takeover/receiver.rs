@@ -1,7 +1,7 @@
 //! The new process: receives the sessions of the old one, and goes on with them.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -27,8 +27,9 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// If the thread can't be started.
-pub(crate) fn spawn(predecessor: OwnedFd, shared: Arc<Shared>) -> Result<(), Error> {
-    let runtime = Handle::current();
+pub(crate) fn spawn(predecessor: OwnedFd, shared: &Arc<Shared>) -> Result<(), Error> {
+    // The last reports of usage wait until nobody has it any more.
+    let (runtime, shared) = (Handle::current(), Arc::downgrade(shared));
     let receive = move || {
         if let Err(error) = fd_passing::send(&predecessor, READY, None) {
             return tracing::warn!(%error, "the old process has ended: its connections are closed");
@@ -39,7 +40,7 @@ pub(crate) fn spawn(predecessor: OwnedFd, shared: Arc<Shared>) -> Result<(), Err
 }
 
 /// Receives until the old process has ended, or has sent too much that isn't a session. What it hasn't sent by then stays with it.
-fn receive_all(predecessor: &OwnedFd, shared: &Arc<Shared>, runtime: &Handle) {
+fn receive_all(predecessor: &OwnedFd, shared: &Weak<Shared>, runtime: &Handle) {
     let mut buffer = vec![0; PACKET_MAX];
     let (mut received, mut faults): (u64, usize) = (0, 0);
     while faults < FAULTS_MAX {
@@ -48,6 +49,8 @@ fn receive_all(predecessor: &OwnedFd, shared: &Arc<Shared>, runtime: &Handle) {
             Ok(message) => packet::decode(&buffer, message),
             Err(error) => Err(error),
         };
+        // This process has stopped.
+        let Some(shared) = shared.upgrade() else { break };
         match session {
             // The old process was allowed more, or sends what it makes up.
             Ok(_) if shared.metrics.is_full() => {
@@ -57,7 +60,7 @@ fn receive_all(predecessor: &OwnedFd, shared: &Arc<Shared>, runtime: &Handle) {
             Ok(session) => {
                 received = received.saturating_add(1);
                 let guard = ConnectionGuard::new(&shared.metrics.connections);
-                runtime.spawn(resume(shared.clone(), session, guard, false));
+                runtime.spawn(resume(shared, session, guard, false));
             }
             // Its client has left, or the old process sends what this one doesn't understand.
             Err(error) => {

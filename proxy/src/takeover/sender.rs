@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ pub(crate) fn spawn(takeover: Takeover, leaving: LeavingSessions, shared: Arc<Sh
         let successor = wait_for_successor(&takeover).await;
         tracing::info!("a new process has taken over: sending it the connections");
         takeover.begin();
-        let sending = shared.clone();
+        // The last reports of usage wait until nobody has it any more.
+        let sending = Arc::downgrade(&shared);
         let sender = thread::Builder::new().name("takeover".to_owned());
         let runtime = tokio::runtime::Handle::current();
         let started = sender.spawn(move || send_all(&successor, leaving, &sending, &runtime));
@@ -56,7 +57,7 @@ async fn wait_for_successor(takeover: &Takeover) -> OwnedFd {
 fn send_all(
     successor: &OwnedFd,
     mut leaving: LeavingSessions,
-    shared: &Arc<Shared>,
+    shared: &Weak<Shared>,
     runtime: &tokio::runtime::Handle,
 ) {
     let mut sent: u64 = 0;
@@ -69,7 +70,9 @@ fn send_all(
                 tracing::warn!(%error, sent, "failed to send a connection to the new process: it stays");
                 let is_gone =
                     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
-                runtime.spawn(receiver::resume(shared.clone(), session, guard, is_gone));
+                if let Some(shared) = shared.upgrade() {
+                    runtime.spawn(receiver::resume(shared, session, guard, is_gone));
+                }
             }
         }
     }
