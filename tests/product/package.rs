@@ -10,6 +10,8 @@ use crate::machine::Machine;
 /// What lintian says of a package that isn't one of Debian's own.
 const SUPPRESSED: &str =
     "initial-upload-closes-no-bugs,description-synopsis-starts-with-article,non-standard-file-perm";
+/// Prints the process id of the service of a proxy that runs alone.
+const LONE_PID: &str = "systemctl show --property MainPID --value memgate-proxy";
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
@@ -72,8 +74,9 @@ fn is_ready(machine: &Machine) {
     assert!(status.contains("\"ready\": true"), "{status}");
 }
 
-/// Starts a proxy that runs alone, with its unit. It uses the data directory, because this machine has no PostgreSQL.
-fn start_lone_proxy(machine: &Machine) {
+/// Starts a proxy that runs alone, with its unit, and changes its settings. It uses the data directory, because this machine has no
+/// PostgreSQL. Returns its process id.
+fn start_lone_proxy(machine: &Machine) -> String {
     machine.succeed(
         "printf '[proxy]\\nlisten = \"127.0.0.1:11212\"\\nhealth = \"127.0.0.1:9161\"\\n' > /etc/memgate/proxy.toml; \
          mkdir /etc/systemd/system/memgate-proxy.service.d; \
@@ -83,6 +86,20 @@ fn start_lone_proxy(machine: &Machine) {
     );
     machine
         .succeed("ps -o user= -p $(systemctl show --property MainPID --value memgate-proxy) | grep memgate");
+    let pid = machine.succeed(LONE_PID);
+    machine.succeed("echo 'connections = 777' >> /etc/memgate/proxy.toml; systemctl reload memgate-proxy");
+    wait_for_upgrade_of_lone_proxy(machine, 1);
+    let kept = client_at(machine, 11212, "get greeting\\r\\n");
+    assert_eq!(kept, "STORED\r\nVALUE greeting 0 5\r\nhello\r\nEND\r\n");
+    pid
+}
+
+/// The upgrade of the package has upgraded it, too. Stops it.
+fn lone_proxy_was_upgraded(machine: &Machine, pid: &str) {
+    wait_for_upgrade_of_lone_proxy(machine, 2);
+    assert_eq!(machine.succeed(LONE_PID), pid);
+    let result = "systemctl stop memgate-proxy; systemctl show --property Result --value memgate-proxy";
+    assert_eq!(machine.succeed(result), "success\n");
 }
 
 /// Waits until the journal of that proxy says that it was upgraded, for the given number of times.
@@ -133,13 +150,7 @@ fn package_is_installed_used_upgraded_removed_and_purged() {
     let backed_up = machine.succeed("tar -xOf /var/backups/memgate/*.tar memgate.toml");
     assert!(backed_up.contains("ready_instances = 0"), "{backed_up}");
 
-    start_lone_proxy(&machine);
-    let lone_pid = "systemctl show --property MainPID --value memgate-proxy";
-    let lone = machine.succeed(lone_pid);
-    machine.succeed("echo 'connections = 777' >> /etc/memgate/proxy.toml; systemctl reload memgate-proxy");
-    wait_for_upgrade_of_lone_proxy(&machine, 1);
-    let kept = client_at(&machine, 11212, "get greeting\\r\\n");
-    assert_eq!(kept, "STORED\r\nVALUE greeting 0 5\r\nhello\r\nEND\r\n");
+    let lone = start_lone_proxy(&machine);
 
     // An upgrade hands over to the new program, in the same process.
     let pid = "systemctl show --property MainPID --value memgate";
@@ -151,10 +162,7 @@ fn package_is_installed_used_upgraded_removed_and_purged() {
     assert_eq!(machine.succeed(pid), before.0);
     assert_ne!(machine.succeed(inode), before.1);
     is_ready(&machine);
-    wait_for_upgrade_of_lone_proxy(&machine, 2);
-    assert_eq!(machine.succeed(lone_pid), lone);
-    let result = "systemctl stop memgate-proxy; systemctl show --property Result --value memgate-proxy";
-    assert_eq!(machine.succeed(result), "success\n");
+    lone_proxy_was_upgraded(&machine, &lone);
     let kept = client(&machine, "get greeting\\r\\n");
     assert_eq!(kept, "STORED\r\nVALUE greeting 0 5\r\nhello\r\nEND\r\n");
 
