@@ -104,7 +104,7 @@ fn lone_proxy_was_upgraded(machine: &Machine, pid: &str) {
 
 /// Waits until the journal of that proxy says that it was upgraded, for the given number of times.
 fn wait_for_upgrade_of_lone_proxy(machine: &Machine, times: usize) {
-    let count = "journalctl --unit memgate-proxy | grep --count ' upgraded '";
+    let count = "journalctl --unit memgate-proxy | grep --count \" upgraded \"";
     machine.succeed(&format!("timeout 60 sh -c 'until [ \"$({count})\" -ge {times} ]; do sleep 0.1; done'"));
 }
 

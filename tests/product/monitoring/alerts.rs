@@ -93,9 +93,10 @@ fn alerts_of_roles_store_and_logins_fire_for_their_faults() {
     postgres.start_again();
     prometheus.expect_end(&expected);
 
-    let open = fs::read_dir(format!("/proc/{}/fd", proxy.id())).unwrap().count();
+    let pid = proxy.child();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let limit = format!("--nofile={0}:{0}", open + 5);
-    let limited = Command::new("prlimit").args(["--pid", &proxy.id().to_string(), &limit]).status().unwrap();
+    let limited = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
     assert!(limited.success());
     prometheus.expect(&["MemgateDescriptorsLow"], || {});
 }
